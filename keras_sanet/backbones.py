@@ -1,0 +1,184 @@
+"""Dilated residual networks with five taps (paper, sections III-B and IV-B).
+
+He et al., 2016 (ResNet); Xie et al., 2017 (ResNeXt). Layers are named and shaped as in torchvision
+(the stride of a bottleneck on its 3x3), so that checkpoints of torchvision and timm fit: layer
+`layer1_0_conv2` holds what they call `layer1.0.conv2`.
+
+| tap | what | stride | channels (18 / 50 layers) |
+|---|---|---|---|
+| s0 | ReLU after the first convolution | 2 | 64 |
+| s1 | last ReLU of stage 1 | 4 | 64 / 256 |
+| s2 | last ReLU of stage 2 | 8 | 128 / 512 |
+| s3 | last ReLU of stage 3 | 8, dilation 2 | 256 / 1024 |
+| s4 | last ReLU of stage 4 | 8, dilation 4 | 512 / 2048 |
+
+Strides are those of `output_stride=8`, the paper's.
+"""
+
+import keras
+from keras import layers
+
+from keras_sanet.layers import GroupedConv2D
+from keras_sanet.layers.convolution import batch_normalization
+
+# ImageNet's mean and standard deviation of RGB / 255, which torchvision and timm train with.
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+#                 block         blocks a stage   groups  width of a group   channels of the stem
+_VARIANTS = {
+    "resnet_tiny": ("basic", (1, 1, 1, 1), 1, 16, 16),
+    "resnet18": ("basic", (2, 2, 2, 2), 1, 64, 64),
+    "resnet50": ("bottleneck", (3, 4, 6, 3), 1, 64, 64),
+    "resnet101": ("bottleneck", (3, 4, 23, 3), 1, 64, 64),
+    "resnext50": ("bottleneck", (3, 4, 6, 3), 32, 4, 64),
+    "resnext101": ("bottleneck", (3, 4, 23, 3), 32, 4, 64),
+}
+# Stride and dilation of stages 2, 3, 4. "For all the 3x3 convolutions when the stride is 1":
+# where a stage loses its stride, its first block is dilated like the others (section IV-B).
+_STAGES = {
+    8: ((2, 1), (1, 2), (1, 4)),
+    16: ((2, 1), (2, 1), (1, 2)),
+    32: ((2, 1), (2, 1), (2, 1)),
+}
+
+
+def ResNet18(input_shape=(None, None, 3), output_stride=8, name="resnet18"):
+    """ResNet-18; see `build`."""
+    return build("resnet18", input_shape, output_stride, name)
+
+
+def ResNet50(input_shape=(None, None, 3), output_stride=8, name="resnet50"):
+    """ResNet-50 (v1.5); see `build`."""
+    return build("resnet50", input_shape, output_stride, name)
+
+
+def ResNet101(input_shape=(None, None, 3), output_stride=8, name="resnet101"):
+    """ResNet-101 (v1.5); see `build`."""
+    return build("resnet101", input_shape, output_stride, name)
+
+
+def ResNeXt50(input_shape=(None, None, 3), output_stride=8, name="resnext50"):
+    """ResNeXt-50 32x4d, the stem of the paper; see `build`."""
+    return build("resnext50", input_shape, output_stride, name)
+
+
+def ResNeXt101(input_shape=(None, None, 3), output_stride=8, name="resnext101"):
+    """ResNeXt-101 32x4d; see `build`."""
+    return build("resnext101", input_shape, output_stride, name)
+
+
+def names():
+    """Names that `build` knows."""
+    return list(_VARIANTS)
+
+
+def build(variant, input_shape=(None, None, 3), output_stride=8, name=None):
+    """Builds a backbone by name.
+
+    Args:
+        variant: "resnet18", "resnet50", "resnet101", "resnext50", "resnext101", or "resnet_tiny"
+            (a ResNet-10 of a quarter of the width, for quick trials on a CPU).
+        input_shape: (height, width, 3); None for any size.
+        output_stride: 8, 16 or 32, pixels of the image to a cell of s4.
+        name: of the model; `variant` if None.
+
+    Returns: a `keras.Model` from raw RGB (batch, height, width, 3), 0..255, to the dict
+        {"s0": ..., "s4": ...}.
+
+    Raises: ValueError where the name or the stride is not one of the above.
+    """
+    if variant not in _VARIANTS:
+        raise ValueError(f"Unknown backbone {variant!r}. Known: {', '.join(_VARIANTS)}.")
+    if output_stride not in _STAGES:
+        raise ValueError(f"`output_stride` must be 8, 16 or 32. Received: {output_stride}.")
+    if len(input_shape) != 3 or input_shape[-1] != 3:
+        raise ValueError(
+            "`input_shape` must be (height, width, 3), RGB channels last. "
+            f"Received: input_shape={input_shape}."
+        )
+    block, blocks, groups, group_width, stem = _VARIANTS[variant]
+    residual_block = {"basic": _basic_block, "bottleneck": _bottleneck_block}[block]
+
+    image = keras.Input(input_shape, name="image")
+    x = layers.Rescaling(
+        [1 / (255 * std) for std in _STD],
+        [-mean / std for mean, std in zip(_MEAN, _STD)],
+        dtype="float32",
+        name="normalization",
+    )(image)
+    x = _convolution(x, stem, 7, stride=2, name="conv1")
+    s0 = layers.ReLU(name="s0")(batch_normalization("bn1")(x))
+    # Zeros pad as -inf would: a ReLU comes before.
+    x = layers.MaxPooling2D(3, 2, name="maxpool")(layers.ZeroPadding2D(1, name="maxpool_pad")(s0))
+    taps = {"s0": s0}
+    for stage, (stride, dilation) in enumerate(((1, 1), *_STAGES[output_stride]), start=1):
+        for index in range(blocks[stage - 1]):
+            x = residual_block(
+                x,
+                planes=stem * 2 ** (stage - 1),
+                stride=stride if index == 0 else 1,
+                dilation=dilation,
+                width=group_width * groups * 2 ** (stage - 1),
+                groups=groups,
+                name=f"layer{stage}_{index}",
+            )
+        taps[f"s{stage}"] = x
+    return raw_image_model(image, taps, name or variant)
+
+
+def raw_image_model(image, outputs, name):
+    """A functional model whose input stays float32 under mixed precision (half floats would round
+    raw 0..255 before the normalisation); its layers keep their own policy."""
+    model = keras.Model(image, outputs, name=name)
+    model.dtype_policy = keras.DTypePolicy("float32")
+    return model
+
+
+def _basic_block(x, planes, stride, dilation, width, groups, name):
+    """Two 3x3 convolutions (ResNet-18)."""
+    shortcut = _shortcut(x, planes, stride, name)
+    x = _convolution(x, planes, 3, stride, dilation, name=f"{name}_conv1")
+    x = layers.ReLU(name=f"{name}_relu1")(batch_normalization(f"{name}_bn1")(x))
+    x = _convolution(x, planes, 3, 1, dilation, name=f"{name}_conv2")
+    x = batch_normalization(f"{name}_bn2")(x)
+    return layers.ReLU(name=name)(layers.Add(name=f"{name}_add")([x, shortcut]))
+
+
+def _bottleneck_block(x, planes, stride, dilation, width, groups, name):
+    """1x1, (grouped) 3x3, 1x1 to four times the planes."""
+    shortcut = _shortcut(x, 4 * planes, stride, name)
+    x = _convolution(x, width, 1, name=f"{name}_conv1")
+    x = layers.ReLU(name=f"{name}_relu1")(batch_normalization(f"{name}_bn1")(x))
+    x = _convolution(x, width, 3, stride, dilation, groups, name=f"{name}_conv2")
+    x = layers.ReLU(name=f"{name}_relu2")(batch_normalization(f"{name}_bn2")(x))
+    x = _convolution(x, 4 * planes, 1, name=f"{name}_conv3")
+    x = batch_normalization(f"{name}_bn3")(x)
+    return layers.ReLU(name=name)(layers.Add(name=f"{name}_add")([x, shortcut]))
+
+
+def _shortcut(x, filters, stride, name):
+    if stride == 1 and x.shape[-1] == filters:
+        return x
+    x = _convolution(x, filters, 1, stride, name=f"{name}_downsample_0")
+    return batch_normalization(f"{name}_downsample_1")(x)
+
+
+def _convolution(x, filters, size, stride=1, dilation=1, groups=1, name=None):
+    """A convolution without bias, padded on both sides alike as in PyTorch ('same' with a stride
+    pads one side more)."""
+    if stride > 1 and size > 1:
+        x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
+    arguments = {
+        "strides": stride,
+        "padding": "valid" if stride > 1 else "same",
+        "dilation_rate": dilation,
+        "use_bias": False,
+        "kernel_initializer": keras.initializers.VarianceScaling(
+            2.0, "fan_out", "untruncated_normal"
+        ),
+        "name": name,
+    }
+    if groups > 1:
+        return GroupedConv2D(filters, size, groups=groups, **arguments)(x)
+    return layers.Conv2D(filters, size, **arguments)(x)

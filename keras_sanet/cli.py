@@ -1,0 +1,404 @@
+"""The command line, `keras-sanet`: demo, train, evaluate, predict."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+from PIL import Image
+from rich.progress import track
+
+from keras_sanet import (
+    backbones,
+    datasets,
+    evaluation,
+    inference,
+    models,
+    pipeline,
+    training,
+    visualization,
+)
+from keras_sanet.datasets.files import find_images, read_image
+from keras_sanet.version import __version__
+
+_MODELS = {"sanet": models.SANet, "pspnet": models.PSPNet, "fcn": models.FCN}
+
+
+def main(arguments=None):
+    """Runs a command.
+
+    Args: arguments, list of strings; those of the process if None.
+    Returns: the exit code: 0, or 1 after an error that the user can mend (2 is argparse's, for a
+        wrong usage).
+    """
+    options = _parser().parse_args(arguments)
+    print(f"keras-sanet {__version__}, {_machine()}", flush=True)
+    try:
+        options.command(options)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"keras-sanet: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("keras-sanet: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def demo(options):
+    """Trains a small SANet on drawn street scenes, and shows what it learnt."""
+    output = _new_folder(options.output)
+    dataset = datasets.load("scenes")
+    print(
+        f"Trains a small SANet on {len(dataset.samples('train'))} drawn street scenes for "
+        f"{options.epochs} epochs: about 4 minutes on two cores.",
+        flush=True,
+    )
+    keras.utils.set_random_seed(0)
+    train = pipeline.make_dataset(
+        dataset, "train", (144, 192), batch_size=8, seed=0, scale_range=(0.8, 1.6)
+    )
+    val = pipeline.make_dataset(dataset, "val", batch_size=10, training=False)
+    model = models.SANet(
+        dataset.num_classes,
+        "resnet_tiny",
+        aggregator_filters=48,
+        pyramid_filters=96,
+        class_names=dataset.class_names,
+        palette=dataset.palette,
+    )
+    model = training.fit(
+        model,
+        train,
+        val,
+        output,
+        options.epochs,
+        learning_rate=4e-3,
+        verbose=2,
+    )
+    _finish(model, dataset, output, (1.0,))
+
+
+def train(options):
+    """Trains a model on a data set."""
+    if options.resume:
+        run = Path(options.resume)
+        if not (run / "config.json").is_file():
+            raise FileNotFoundError(f"{run} holds no config.json, so there is no run to resume.")
+        saved = json.loads((run / "config.json").read_text("utf-8"))["arguments"]
+        options = argparse.Namespace(**{**vars(options), **saved, "output": str(run)})
+    elif options.dataset is None:
+        raise ValueError("--dataset must be given (or --resume RUN).")
+    dataset = datasets.load(options.dataset, options.data)
+    keras.utils.set_random_seed(options.seed)
+    keras.config.set_dtype_policy(options.precision)
+    train = pipeline.make_dataset(
+        dataset,
+        "train",
+        tuple(options.crop),
+        options.batch_size,
+        seed=options.seed,
+        scale_range=tuple(options.scale_range),
+        image_scale=options.image_scale,
+    )
+    val = pipeline.make_dataset(
+        dataset,
+        options.val_split,
+        tuple(options.val_crop) if options.val_crop else None,
+        options.val_batch_size,
+        training=False,
+        image_scale=options.image_scale,
+    )
+    model = _MODELS[options.model](
+        dataset.num_classes,
+        options.backbone,
+        options.weights,
+        class_names=dataset.class_names,
+        palette=dataset.palette,
+        **({"aggregator_filters": options.aggregator_filters} if options.model == "sanet" else {}),
+    )
+    if options.resume:
+        output = Path(options.output)
+    else:
+        output = _new_folder(options.output or f"runs/{options.dataset}-{options.model}")
+        _write_config(options, output)
+    print(
+        f"{options.model} with {model.count_params():,} parameters on {dataset.name}: "
+        f"{len(dataset.samples('train'))} training and {len(dataset.samples(options.val_split))} "
+        f"validation images; {len(train)} steps of {options.batch_size} an epoch, "
+        f"{options.epochs} + {options.lovasz_epochs} epochs, learning rate "
+        f"{options.learning_rate:g}.\nThe expected time follows after the first steps.",
+        flush=True,
+    )
+    total = (options.epochs + options.lovasz_epochs) * len(train)
+    model = training.fit(
+        model,
+        train,
+        val,
+        output,
+        options.epochs,
+        options.lovasz_epochs,
+        options.learning_rate,
+        extra_callbacks=[_ExpectedTime(total)],
+        verbose=options.verbose,
+    )
+    _finish(model, dataset, output, (options.image_scale,), options.val_split)
+
+
+def evaluate(options):
+    """Prints the figures of a saved model on a split, at the full size of its masks."""
+    model = _load_model(options.saved_model)
+    dataset = datasets.load(options.dataset, options.data)
+    report = evaluation.evaluate(
+        model,
+        dataset,
+        options.split,
+        options.scales,
+        options.flip,
+        options.window,
+        track=lambda samples: _tracked(samples, "Evaluating"),
+    )
+    print(report)
+
+
+def predict(options):
+    """Writes the mask and an overlay of each image."""
+    model = _load_model(options.saved_model)
+    images = []
+    for path in map(Path, options.images):
+        images += find_images(path) if path.is_dir() else [path]
+    missing = [str(path) for path in images if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"There is no image {', '.join(missing)}.")
+    stems = [path.stem for path in images]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise ValueError(
+            f"Images of one name would overwrite each other's results: {', '.join(twice)}. "
+            "Predict them into different folders."
+        )
+    output = Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)
+    layer = model.get_layer("logits")
+    palette = layer.palette or _greys(layer.output.shape[-1])
+    for path in _tracked(images, "Predicting"):
+        image = read_image(path)
+        mask = inference.predict_mask(model, image, options.scales, options.flip, options.window)
+        Image.fromarray(mask).save(output / f"{path.stem}_mask.png")
+        coloured = visualization.overlay(image, mask, palette)
+        Image.fromarray(coloured).save(output / f"{path.stem}_overlay.png")
+    print(f"{len(images)} masks (class ids) and overlays are in {output.resolve()}.")
+
+
+def _finish(model, dataset, output, scales, split="val"):
+    """Saves the best model, prints its figures and draws a few results."""
+    path = output / "model.keras"
+    model.save(path)
+    for phase in training.PHASES:  # the best is saved: what resuming needed can go
+        shutil.rmtree(output / f"{phase}_state", ignore_errors=True)
+        (output / f"{phase}.keras").unlink(missing_ok=True)
+    report = evaluation.evaluate(
+        model, dataset, split, scales, track=lambda samples: _tracked(samples, "Evaluating")
+    )
+    print(report)
+    rows = []
+    samples = dataset.samples(split)
+    for sample in samples[:: max(1, len(samples) // 4)][:4]:
+        image, truth = dataset.read(sample)
+        mask = inference.predict_mask(model, image, scales)
+        overlay, colours = (
+            visualization.overlay(image, mask, dataset.palette),
+            visualization.colour_mask(truth, dataset.palette),
+        )
+        rows.append((image, colours, overlay))
+    size = rows[0][0].shape
+    rows = [row for row in rows if row[0].shape == size]
+    visualization.sheet(rows, dataset.class_names, dataset.palette).save(output / "overlays.png")
+    (output / "evaluation.txt").write_text(f"{report}\n", "utf-8")
+    print(f"Model:     {path.resolve()}")
+    print(f"Pictures:  {(output / 'overlays.png').resolve()} (image, truth, prediction)")
+    print(f"Figures:   {(output / 'evaluation.txt').resolve()}")
+
+
+def _tracked(items, title):
+    """The items behind a progress bar; says the expected time after the second of them (the first
+    one compiles)."""
+    start = None
+    for index, item in enumerate(track(items, title, disable=not sys.stderr.isatty())):
+        if index == 1:
+            start = time.monotonic()
+        yield item
+        if index == 1:
+            expected = (time.monotonic() - start) * (len(items) - 2)
+            print(f"{title} {len(items)} images: about {_duration(expected)} to go.", flush=True)
+
+
+class _ExpectedTime(keras.callbacks.Callback):
+    """Says after a few steps how long the whole training takes."""
+
+    _AFTER = 8  # steps, the first of which compiles
+
+    def __init__(self, steps):
+        super().__init__()
+        self._steps, self._start, self._done = steps, None, 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._done += 1
+        if self._done == 1:
+            self._start = time.monotonic()
+        if self._done == self._AFTER:
+            step = (time.monotonic() - self._start) / (self._AFTER - 1)
+            rest = _duration(step * (self._steps - self._done))
+            print(f"\n{step:.2f} s a step: about {rest} of training, and validation.", flush=True)
+
+
+def _duration(seconds):
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def _machine():
+    """Backend, device, cores."""
+    backend = keras.backend.backend()
+    if backend == "torch":
+        import torch
+
+        devices = [torch.cuda.get_device_name()] if torch.cuda.is_available() else ["cpu"]
+    else:
+        devices = keras.distribution.list_devices()
+    return f"Keras {keras.__version__} on {backend}, {', '.join(devices)}, {os.cpu_count()} cores"
+
+
+def _load_model(path):
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no model file {path}.")
+    model = keras.saving.load_model(path, compile=False)
+    if isinstance(model.output, dict):
+        model = keras.Model(model.input, model.output["logits"])
+    return model
+
+
+def _new_folder(path):
+    path = Path(path)
+    if path.exists() and any(path.iterdir()):
+        raise FileExistsError(
+            f"{path} exists and is not empty. Give another --output, or go on with an interrupted "
+            f"training by `keras-sanet train --resume {path}`."
+        )
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _write_config(options, output):
+    arguments = {
+        k: v for k, v in vars(options).items() if k not in ("command", "resume", "verbose")
+    }
+    for name in ("data", "weights"):
+        if arguments[name] is not None:
+            arguments[name] = str(Path(arguments[name]).resolve())
+    config = {
+        "arguments": arguments,
+        "versions": {
+            "keras_sanet": __version__,
+            "keras": keras.__version__,
+            "backend": keras.backend.backend(),
+        },
+    }
+    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+
+
+def _greys(count):
+    return [(value,) * 3 for value in np.linspace(40, 255, count).astype(int).tolist()]
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="keras-sanet",
+        description="Scene parsing with SANet. The backend is Keras's: set KERAS_BACKEND to "
+        "tensorflow, jax or torch.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(function, **kwargs):
+        sub = commands.add_parser(
+            function.__name__,
+            help=function.__doc__,
+            description=function.__doc__,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            **kwargs,
+        )
+        sub.set_defaults(command=function)
+        return sub
+
+    sub = command(demo)
+    sub.add_argument("--output", default="demo", help="folder of the results, new or empty")
+    sub.add_argument("--epochs", type=int, default=24, help="passes over the scenes")
+
+    sub = command(train)
+    _add_data(sub, required=False)
+    sub.add_argument("--val-split", default="val", help="split that chooses the checkpoint")
+    sub.add_argument("--output", help="folder of the run, new or empty [runs/DATASET-MODEL]")
+    sub.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    sub.add_argument("--model", choices=_MODELS, default="sanet", help="architecture")
+    sub.add_argument("--backbone", choices=backbones.names(), default="resnext50", help="stem")
+    sub.add_argument("--weights", help="torchvision or timm checkpoint of the backbone")
+    sub.add_argument("--aggregator-filters", type=int, default=256, help="channels c' of SANet")
+    size = {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
+    sub.add_argument("--crop", **size, default=(473, 473), help="training crop, in pixels")
+    sub.add_argument("--val-crop", **size, help="validate on centre crops; whole images if absent")
+    sub.add_argument("--batch-size", type=int, default=8, help="training images a step")
+    sub.add_argument("--val-batch-size", type=int, default=1, help="validation images a step")
+    sub.add_argument("--epochs", type=int, default=30, help="with cross-entropy")
+    sub.add_argument("--lovasz-epochs", type=int, default=0, help="with Lovász-softmax, after")
+    sub.add_argument("--learning-rate", type=float, default=1e-5, help="first; the paper's")
+    sub.add_argument(
+        "--scale-range",
+        type=float,
+        nargs=2,
+        default=(0.5, 2.0),
+        metavar=("LEAST", "MOST"),
+        help="random scaling",
+    )
+    sub.add_argument(
+        "--image-scale", type=float, default=1.0, help="factor on all images, as 0.5 for half size"
+    )
+    sub.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+    sub.add_argument(
+        "--precision",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+        default="float32",
+        help="dtype policy",
+    )
+    sub.add_argument("--verbose", type=int, default=1, choices=(0, 1, 2), help="Keras's")
+
+    sub = command(evaluate)
+    sub.add_argument("saved_model", metavar="MODEL.keras", help="a saved model")
+    _add_data(sub, required=True)
+    sub.add_argument("--split", default="val", help="split of the data set")
+    _add_inference(sub)
+
+    sub = command(predict)
+    sub.add_argument("saved_model", metavar="MODEL.keras", help="a saved model")
+    sub.add_argument("images", nargs="+", metavar="IMAGE", help="files or folders")
+    sub.add_argument("--output", default="predictions", help="folder of the results")
+    _add_inference(sub)
+    return parser
+
+
+def _add_data(parser, required):
+    parser.add_argument(
+        "--dataset", choices=datasets.names(), required=required, help="kind of data set"
+    )
+    parser.add_argument("--data", help="its folder; scenes are drawn and need none")
+
+
+def _add_inference(parser):
+    parser.add_argument(
+        "--scales", type=float, nargs="+", default=(1.0,), help="image scales, averaged"
+    )
+    parser.add_argument("--flip", action="store_true", help="average with the mirror image")
+    parser.add_argument("--window", type=int, help="predict by square windows of so many pixels")

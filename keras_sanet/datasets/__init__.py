@@ -1,0 +1,33 @@
+"""Data sets as lists of (image, mask) files, with their classes and colours. No TensorFlow here."""
+
+from keras_sanet.datasets import camvid, folder, scenes
+from keras_sanet.datasets.files import Dataset, Sample
+
+_LOADERS = {"camvid": camvid.load, "folder": folder.load, "scenes": scenes.load}
+
+
+def names():
+    """Names that `load` knows."""
+    return list(_LOADERS)
+
+
+def load(name, root=None):
+    """Finds a data set on disk.
+
+    Args:
+        name: "camvid", "folder" (your own images) or "scenes" (drawn, not downloaded).
+        root: its folder. "scenes" is drawn into it, or into Keras's cache if None.
+
+    Returns: a `Dataset`.
+
+    Raises: ValueError for an unknown name; FileNotFoundError that says which files were looked
+        for where they are not there.
+    """
+    if name not in _LOADERS:
+        raise ValueError(f"Unknown data set {name!r}. Known: {', '.join(_LOADERS)}.")
+    if root is None and name != "scenes":
+        raise ValueError(f"`root`, the folder of the data set {name!r}, must be given.")
+    return _LOADERS[name](root)
+
+
+__all__ = ["Dataset", "Sample", "load", "names"]

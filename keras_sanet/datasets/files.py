@@ -1,0 +1,190 @@
+"""Samples, and reading them with Pillow: the one place where a file becomes an array.
+
+Images become uint8 RGB: grey, palette, CMYK and RGBA ones are converted (alpha is dropped), 16-bit
+and float ones are refused. Masks become uint8 class ids, 255 = void; those of grey, palette and
+16-bit files are read as the ids they hold, colour ones are refused. Pixels are taken as they are
+stored (an EXIF rotation is not applied, to images and masks alike).
+"""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+VOID = 255
+_IMAGE_MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "PA", "CMYK", "YCbCr")
+_MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """An image file and its mask's, which is None where the truth is withheld."""
+
+    image: Path
+    mask: Path | None = None
+
+
+@dataclasses.dataclass
+class Dataset:
+    """A data set on disk.
+
+    Attributes:
+        name: its name.
+        class_names: names by class id.
+        palette: (red, green, blue) by class id, 0..255.
+        splits: dict from the name of a split to its list of `Sample`.
+        class_ids: dict from the id in the mask files to the class id, or to 255 for void. Any
+            other id in a file is an error.
+        ignore_class: 255, void.
+    """
+
+    name: str
+    class_names: list
+    palette: list
+    splits: dict
+    class_ids: dict
+    ignore_class: int = VOID
+
+    def __post_init__(self):
+        self._table = np.full(1 << 16, -1, "int16")
+        for file_id, class_id in self.class_ids.items():
+            self._table[file_id] = class_id
+
+    @property
+    def num_classes(self):
+        return len(self.class_names)
+
+    def samples(self, split):
+        """The samples of a split, in order of their names."""
+        if split not in self.splits:
+            raise ValueError(
+                f"The data set {self.name!r} has no split {split!r}. It has: "
+                f"{', '.join(self.splits)}."
+            )
+        return self.splits[split]
+
+    def read(self, sample):
+        """Decodes a sample.
+
+        Returns: image, uint8 (height, width, 3), and mask, uint8 (height, width), or None without
+            a mask file.
+
+        Raises: ValueError that names the file: unreadable or truncated, of a refused kind, image
+            and mask of different sizes, an id that is no class.
+        """
+        image = read_image(sample.image)
+        if sample.mask is None:
+            return image, None
+        ids = _read(sample.mask, _check_mask)
+        if ids.shape != image.shape[:2]:
+            raise ValueError(_sizes_differ(sample, image.shape[1::-1], ids.shape[::-1]))
+        mask = self._table[np.clip(ids, 0, len(self._table) - 1)]
+        if mask.min() < 0 or ids.max() >= len(self._table):
+            unknown = np.unique(ids[mask < 0])[:10].tolist()
+            raise ValueError(
+                f"{sample.mask} holds the label ids {unknown}, which are no class of "
+                f"{self.name!r}. Known ids: {_ranges(self.class_ids)}."
+            )
+        return image, mask.astype("uint8")
+
+    def sizes(self, split):
+        """(height, width) of each sample, from the headers of the files, which it checks: they are
+        there, of a kind that is read, and image and mask of one size."""
+        return [self._size(sample) for sample in self.samples(split)]
+
+    def _size(self, sample):
+        width, height = _header(sample.image, _check_image)
+        if sample.mask is not None:
+            size = _header(sample.mask, _check_mask)
+            if size != (width, height):
+                raise ValueError(_sizes_differ(sample, (width, height), size))
+        return height, width
+
+
+def read_image(path):
+    """Decodes an image file to uint8 RGB, (height, width, 3)."""
+    return _read(path, _check_image, "RGB")
+
+
+def find_images(folder):
+    """Image files of a folder, sorted by name; an error where there are none."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder}.")
+    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
+    return found
+
+
+def pair(images, masks):
+    """Samples of the images of a folder and the PNGs of the same stem in another."""
+    samples = [Sample(path, Path(masks) / f"{path.stem}.png") for path in find_images(images)]
+    missing = [sample for sample in samples if not sample.mask.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(samples)} images of {images} have no mask of the same name "
+            f"and .png in {masks}. The first: {missing[0].image.name} (looked for "
+            f"{missing[0].mask})."
+        )
+    return samples
+
+
+def _check_image(path, image):
+    if image.mode not in _IMAGE_MODES:
+        raise ValueError(
+            f"{path} is an image of mode {image.mode!r}, more than 8 bits a channel, which are all "
+            "that is read: convert it."
+        )
+
+
+def _check_mask(path, image):
+    if image.mode not in _MASK_MODES:
+        raise ValueError(
+            f"{path} is a mask of mode {image.mode!r}. Masks must hold class ids: a grey or "
+            "palette PNG, not colours."
+        )
+
+
+def _header(path, check):
+    """(width, height) of a file whose kind passes `check`."""
+    try:
+        with Image.open(path) as image:
+            check(path, image)
+            return image.size
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no file {path}.") from None
+    except OSError as error:
+        raise ValueError(f"{path} can't be read as an image: {error}.") from error
+
+
+def _read(path, check, mode=None):
+    """The array of a file whose kind passes `check`, converted to `mode`."""
+    try:
+        with Image.open(path) as image:
+            check(path, image)
+            return np.array(image if mode is None else image.convert(mode))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"There is no file {path}.") from None
+    except (OSError, SyntaxError) as error:  # Pillow's errors of broken files
+        raise ValueError(f"{path} can't be read as an image: {error}.") from error
+
+
+def _sizes_differ(sample, image_size, mask_size):
+    return (
+        f"{sample.image} and its mask {sample.mask} differ in size (width, height): "
+        f"{image_size} and {mask_size}."
+    )
+
+
+def _ranges(ids):
+    """'0..10, 255' of a set of ids."""
+    runs = []
+    for i in sorted(ids):
+        if runs and i == runs[-1][1] + 1:
+            runs[-1][1] = i
+        else:
+            runs.append([i, i])
+    return ", ".join(f"{a}" if a == b else f"{a}..{b}" for a, b in runs)

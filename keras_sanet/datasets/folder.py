@@ -1,0 +1,76 @@
+"""Your own images: a folder with `images/`, `masks/` and `classes.txt`.
+
+`images/street.jpg` has its mask in `masks/street.png`, a grey or palette PNG of class ids, 255 =
+void. Splits are sub-folders of the same name in both (`images/train`, `masks/train`, ...); without
+sub-folders, every fifth image in order of the names is "val" and the others "train".
+
+`classes.txt` has a line a class, in order of the ids from 0: its name, or its name and colour as
+`name,red,green,blue`. A class named void is not learnt: its id becomes 255. `#` starts a comment.
+"""
+
+import colorsys
+from pathlib import Path
+
+from keras_sanet.datasets.files import VOID, Dataset, pair
+
+
+def load(root):
+    """Reads the folder described above."""
+    root = Path(root)
+    names, palette, ids = _read_classes(root / "classes.txt")
+    images, masks = root / "images", root / "masks"
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"There is no folder {folder}. A data set of one's own has images/, masks/ and "
+                "classes.txt."
+            )
+    parts = sorted(path.name for path in images.iterdir() if path.is_dir())
+    if parts:
+        splits = {part: pair(images / part, masks / part) for part in parts}
+    else:
+        samples = pair(images, masks)
+        splits = {
+            "train": [sample for i, sample in enumerate(samples) if i % 5 != 4],
+            "val": samples[4::5],
+        }
+    return Dataset(root.name, names, palette, splits, ids)
+
+
+def _read_classes(path):
+    """Names, colours, and the dict from id in the files to class id."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"There is no file {path}. It has a line a class, in order of the ids: its name, or "
+            "name,red,green,blue."
+        )
+    lines = [line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines()]
+    lines = [line for line in lines if line]
+    names, palette, ids = [], [], {VOID: VOID}
+    for file_id, line in enumerate(lines):
+        name, *colour = (part.strip() for part in line.split(","))
+        if name.lower() == "void":
+            ids[file_id] = VOID
+            continue
+        ids[file_id] = len(names)
+        names.append(name)
+        palette.append(_parse_colour(colour, path, line) if colour else _colour(file_id))
+    if not names:
+        raise ValueError(f"{path} names no class.")
+    if len(lines) > VOID:
+        raise ValueError(f"{path} has {len(lines)} classes; 255 are the most, 255 being void.")
+    return names, palette, ids
+
+
+def _parse_colour(parts, path, line):
+    if len(parts) == 3 and all(part.isdigit() and int(part) < 256 for part in parts):
+        return tuple(int(part) for part in parts)
+    raise ValueError(
+        f"{path}: {line!r} must be a name, or name,red,green,blue with numbers in 0..255."
+    )
+
+
+def _colour(index):
+    """A colour apart from its neighbours': the hue turns by the golden section."""
+    hue, value = index * 0.618 % 1, (0.95, 0.7, 0.5)[index % 3]
+    return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.75, value))

@@ -1,0 +1,14 @@
+"""The layers of SANet; each computes the same on TensorFlow, JAX and PyTorch."""
+
+from keras_sanet.layers.aggregation import ConvLSTMAggregator, FeatureAdapter
+from keras_sanet.layers.convolution import GroupedConv2D
+from keras_sanet.layers.output import SegmentationOutput
+from keras_sanet.layers.pyramid import PyramidPooling
+
+__all__ = [
+    "ConvLSTMAggregator",
+    "FeatureAdapter",
+    "GroupedConv2D",
+    "PyramidPooling",
+    "SegmentationOutput",
+]

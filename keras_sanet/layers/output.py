@@ -1,0 +1,58 @@
+"""The last layer of every model: logits at the image's size, with what the ids mean."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_sanet")
+class SegmentationOutput(keras.layers.Layer):
+    """Resizes logits to the image bilinearly, in float32 under any dtype policy.
+
+    It carries the names and colours of the classes, so that a `.keras` file knows them.
+
+    Args:
+        class_names: list of names, by class id.
+        palette: list of (red, green, blue), 0..255, by class id.
+
+    Call arguments:
+        logits: (batch, any height, any width, classes).
+        image: (batch, height, width, any), of which only the size counts.
+
+    Returns: float32 logits, (batch, height, width, classes).
+
+    Raises: ValueError where `class_names` or `palette` has not one entry a class.
+    """
+
+    def __init__(self, class_names=None, palette=None, dtype="float32", **kwargs):
+        super().__init__(dtype=dtype, **kwargs)
+        self.class_names = None if class_names is None else [str(name) for name in class_names]
+        self.palette = (
+            None if palette is None else [[int(value) for value in rgb] for rgb in palette]
+        )
+
+    def build(self, logits_shape, image_shape=None):
+        for name in ("class_names", "palette"):
+            entries = getattr(self, name)
+            if entries is not None and len(entries) != logits_shape[-1]:
+                raise ValueError(
+                    f"`{name}` must have one entry a class, {logits_shape[-1]}. "
+                    f"Received: {len(entries)} entries, {name}={entries}."
+                )
+
+    def call(self, logits, image):
+        return ops.image.resize(
+            logits,
+            ops.shape(image)[1:3],
+            interpolation="bilinear",
+            data_format="channels_last",
+        )
+
+    def compute_output_shape(self, logits_shape, image_shape):
+        return (*image_shape[:3], logits_shape[-1])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "class_names": self.class_names,
+            "palette": self.palette,
+        }

@@ -1,0 +1,239 @@
+"""Figures of the paper's tables (section IV-C), from one exact confusion matrix.
+
+Rows are true classes, columns predicted ones; void pixels are in neither.
+"""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sanet.losses import cross_entropy_sums
+
+# Counts are kept in two int32 words, low = count mod 2^12 and high = count div 2^12 summed apart:
+# exact up to 2^43 pixels and for at least 2^19 updates, on backends without 64-bit integers too.
+# The words are joined only when read, after replicas are summed.
+_LOW = 1 << 12
+
+
+def iou_per_class(confusion):
+    """TP / (TP + FP + FN), (classes,); NaN for a class in neither truth nor prediction."""
+    true_positives = ops.diagonal(confusion)
+    union = ops.sum(confusion, axis=0) + ops.sum(confusion, axis=1) - true_positives
+    return _divide(true_positives, union)
+
+
+def accuracy_per_class(confusion):
+    """TP / (TP + FN), (classes,); NaN for a class that is not in the truth."""
+    return _divide(ops.diagonal(confusion), ops.sum(confusion, axis=1))
+
+
+def pixel_accuracy(confusion):
+    """Share of the pixels that are right; 0 without pixels."""
+    return ops.divide_no_nan(ops.sum(ops.diagonal(confusion)), ops.sum(confusion))
+
+
+def mean_present(values):
+    """Mean over the classes that are not NaN; 0 without any."""
+    present = ops.logical_not(ops.isnan(values))
+    count = ops.sum(ops.cast(present, values.dtype))
+    return ops.divide_no_nan(ops.sum(ops.where(present, values, 0.0)), count)
+
+
+def _divide(numerator, denominator):
+    known = denominator > 0
+    return ops.where(known, numerator / ops.where(known, denominator, 1.0), float("nan"))
+
+
+class _ConfusionMetric(keras.metrics.Metric):
+    """A figure of the confusion matrix of all pixels seen since `reset_state`.
+
+    Args:
+        num_classes: number of classes, void not counted.
+        ignore_class: label of void pixels. Labels outside 0..num_classes - 1 do not count either.
+        sparse_y_pred: True where predictions are class ids, False where logits or probabilities.
+        class_names: names by class id, for `per_class`.
+
+    Call arguments of `update_state`:
+        y_true: integer labels, (batch, height, width) or (batch, height, width, 1).
+        y_pred: (batch, height, width, classes), or ids of the shape of y_true.
+        sample_weight: a weight a pixel, or None. Weighted pixels are added up in float32, and so
+            lose the exactness of the others past 2^24 pixels; void needs no weights.
+    """
+
+    def __init__(
+        self,
+        num_classes,
+        ignore_class=255,
+        sparse_y_pred=False,
+        class_names=None,
+        name=None,
+        dtype=None,
+    ):
+        super().__init__(name=name, dtype=dtype)
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(
+                f"`num_classes` must be a positive integer. Received: num_classes={num_classes}."
+            )
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(
+                f"`class_names` must have one entry a class, {num_classes}. "
+                f"Received: {len(class_names)} entries."
+            )
+        self.num_classes = num_classes
+        self.ignore_class = ignore_class
+        self.sparse_y_pred = sparse_y_pred
+        self.class_names = class_names
+        shape = (num_classes, num_classes)
+        self.low = self.add_variable(shape, "zeros", dtype="int32", name="low")
+        self.high = self.add_variable(shape, "zeros", dtype="int32", name="high")
+        self.weighted = self.add_variable(shape, "zeros", dtype="float32", name="weighted")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        y_pred = ops.convert_to_tensor(y_pred)
+        if not self.sparse_y_pred:
+            y_pred = ops.argmax(y_pred, axis=-1)
+        y_true = ops.reshape(ops.cast(y_true, "int32"), (-1,))
+        y_pred = ops.reshape(ops.cast(y_pred, "int32"), (-1,))
+        n = self.num_classes
+        counts = (y_true != self.ignore_class) & (y_true >= 0) & (y_true < n)
+        # Pixels that do not count go to a cell past the matrix.
+        cells = ops.where(counts, y_true * n + y_pred, n * n)
+        if sample_weight is None:
+            matrix = self._histogram(ops.ones_like(cells), cells)
+            self.low.assign_add(matrix % _LOW)
+            self.high.assign_add(matrix // _LOW)
+        else:
+            weights = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
+            self.weighted.assign_add(self._histogram(weights, cells))
+
+    def _histogram(self, weights, cells):
+        n = self.num_classes
+        return ops.reshape(ops.segment_sum(weights, cells, n * n + 1)[: n * n], (n, n))
+
+    def result(self):
+        confusion = ops.cast(self.low, "float32") + ops.cast(self.high, "float32") * float(_LOW)
+        return self.figure(confusion + self.weighted)
+
+    def confusion_matrix(self):
+        """The counts, a NumPy array (classes, classes): int64, or float64 with weighted pixels."""
+        low, high, weighted = (
+            ops.convert_to_numpy(v) for v in (self.low, self.high, self.weighted)
+        )
+        matrix = low.astype("int64") + _LOW * high.astype("int64")
+        return matrix + weighted.astype("float64") if weighted.any() else matrix
+
+    def set_confusion_matrix(self, matrix):
+        """Restores counts, as `confusion_matrix` gives them; under several replicas too."""
+        matrix = np.asarray(matrix)
+        if matrix.shape != (self.num_classes, self.num_classes) or matrix.min() < 0:
+            raise ValueError(
+                f"`matrix` must hold ({self.num_classes}, {self.num_classes}) counts, none "
+                f"negative. Received: shape {matrix.shape}, least {matrix.min()}."
+            )
+        whole = matrix.astype("int64")
+        _assign_sum(self.low, (whole % _LOW).astype("int32"))
+        _assign_sum(self.high, (whole // _LOW).astype("int32"))
+        _assign_sum(self.weighted, (matrix - whole).astype("float32"))
+
+    def per_class(self):
+        """Dict from class name (or id) to its figure, Python floats; NaN for an absent class."""
+        values = ops.convert_to_numpy(
+            self.figure_per_class(ops.convert_to_tensor(self.confusion_matrix(), "float32"))
+        )
+        return dict(zip(self.class_names or range(self.num_classes), values.tolist()))
+
+    def get_config(self):
+        return {
+            "name": self.name,
+            "dtype": self.dtype,
+            "num_classes": self.num_classes,
+            "ignore_class": self.ignore_class,
+            "sparse_y_pred": self.sparse_y_pred,
+            "class_names": self.class_names,
+        }
+
+
+def _assign_sum(variable, value):
+    """Assigns the sum over replicas: all of it to the first. (Assigned from outside, TensorFlow
+    gives each of n replicas value // n and so loses odd counts.)"""
+    replicas = getattr(variable.value, "values", None) or [variable]
+    for index, replica in enumerate(replicas):
+        replica.assign(value if index == 0 else np.zeros_like(value))
+
+
+@keras.saving.register_keras_serializable(package="keras_sanet")
+class MeanIoU(_ConfusionMetric):
+    """Mean over classes of TP / (TP + FP + FN), without those in neither truth nor prediction."""
+
+    __doc__ += _ConfusionMetric.__doc__.partition("`reset_state`.")[2]
+
+    def __init__(self, num_classes, name="mean_iou", **kwargs):
+        super().__init__(num_classes, name=name, **kwargs)
+
+    figure_per_class = staticmethod(iou_per_class)
+
+    def figure(self, confusion):
+        return mean_present(iou_per_class(confusion))
+
+
+@keras.saving.register_keras_serializable(package="keras_sanet")
+class MeanAccuracy(_ConfusionMetric):
+    """Mean over classes of TP / (TP + FN); classes that are not in the truth left out."""
+
+    __doc__ += _ConfusionMetric.__doc__.partition("`reset_state`.")[2]
+
+    def __init__(self, num_classes, name="mean_accuracy", **kwargs):
+        super().__init__(num_classes, name=name, **kwargs)
+
+    figure_per_class = staticmethod(accuracy_per_class)
+
+    def figure(self, confusion):
+        return mean_present(accuracy_per_class(confusion))
+
+
+@keras.saving.register_keras_serializable(package="keras_sanet")
+class PixelAccuracy(_ConfusionMetric):
+    """Share of the pixels that are right; `per_class` gives each class's accuracy."""
+
+    __doc__ += _ConfusionMetric.__doc__.partition("`reset_state`.")[2]
+
+    def __init__(self, num_classes, name="pixel_accuracy", **kwargs):
+        super().__init__(num_classes, name=name, **kwargs)
+
+    figure_per_class = staticmethod(accuracy_per_class)
+
+    def figure(self, confusion):
+        return pixel_accuracy(confusion)
+
+
+@keras.saving.register_keras_serializable(package="keras_sanet")
+class CrossEntropy(keras.metrics.Metric):
+    """Cross-entropy of logits, the mean over all valid pixels of the set.
+
+    Unlike the mean of batch losses in Keras's logs, each pixel weighs the same: what the paper's
+    checkpoints are chosen by (section IV-C).
+
+    Args: ignore_class, label of void pixels.
+    Call arguments of `update_state`: y_true, (batch, height, width) or (batch, height, width, 1);
+        y_pred, logits (batch, height, width, classes); sample_weight, a weight a pixel, or None.
+    """
+
+    def __init__(self, ignore_class=255, name="cross_entropy", dtype=None):
+        super().__init__(name=name, dtype=dtype)
+        self.ignore_class = ignore_class
+        self.total = self.add_variable((), "zeros", dtype="float32", name="total")
+        self.pixels = self.add_variable((), "zeros", dtype="float32", name="pixels")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+        if sample_weight is not None:
+            sample_weight = ops.convert_to_tensor(sample_weight)
+        total, pixels = cross_entropy_sums(y_true, y_pred, self.ignore_class, sample_weight)
+        self.total.assign_add(total)
+        self.pixels.assign_add(pixels)
+
+    def result(self):
+        return ops.divide_no_nan(self.total, self.pixels)
+
+    def get_config(self):
+        return {"name": self.name, "dtype": self.dtype, "ignore_class": self.ignore_class}

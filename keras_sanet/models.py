@@ -1,0 +1,180 @@
+"""SANet (paper, Fig. 2) and its controls PSPNet and FCN (Tables I and III).
+
+Each function reads from the image to the logits and returns a plain functional `keras.Model`: raw
+RGB (batch, height, width, 3), 0..255, any size, to float32 logits (batch, height, width, classes).
+"""
+
+import keras
+from keras import layers
+
+from keras_sanet import backbones, weights
+from keras_sanet.backbones import raw_image_model
+from keras_sanet.layers import (
+    ConvLSTMAggregator,
+    FeatureAdapter,
+    PyramidPooling,
+    SegmentationOutput,
+)
+
+_TAPS = ("s0", "s1", "s2", "s3", "s4")
+
+
+def SANet(
+    num_classes,
+    backbone="resnext50",
+    backbone_weights=None,
+    input_shape=(None, None, 3),
+    aggregator_filters=256,
+    aggregator_dilation_rate=2,
+    taps=_TAPS,
+    fusion="concatenate",
+    bins=(1, 2, 3, 4, 6),
+    pyramid_filters=512,
+    dropout=0.1,
+    class_names=None,
+    palette=None,
+    name="sanet",
+):
+    """Spatial-semantic Aggregation Network.
+
+    Args:
+        num_classes: number of classes, void not counted.
+        backbone: a name ("resnet18", "resnet50", "resnet101", "resnext50", "resnext101",
+            "resnet_tiny") or a `keras.Model` from raw RGB to a dict of taps, the last one being
+            the map to classify.
+        backbone_weights: path of a torchvision or timm checkpoint, or None for random weights.
+        input_shape: (height, width, 3); None for any size.
+        aggregator_filters: channels c' of the adapted maps and of the aggregator.
+        aggregator_dilation_rate: dilation of both its convolutions, in cells.
+        taps: names of the maps that are aggregated, in the order they are read.
+        fusion: how the aggregated map y joins the last tap: "concatenate", "add" (y is first taken
+            to the tap's channels by a 1x1), or "aggregated" (y alone).
+        bins: cells a side of the pooled grids; None for no pyramid (Figure 3).
+        pyramid_filters: channels of each pyramid branch and of the fusing 3x3.
+        dropout: rate before the classifier.
+        class_names, palette: kept in the model by its layer "logits".
+        name: of the model.
+
+    Returns: `keras.Model`, images to logits. Layers to ask for by `get_layer`: "backbone",
+        "adapter_s0" .., "aggregator", "pyramid_pooling", "classifier", "logits".
+
+    Raises: ValueError that names the argument, the rule and the value.
+
+    Reference: Fig. 2, sections III and IV-B.
+    """
+    if fusion not in ("concatenate", "add", "aggregated"):
+        raise ValueError(
+            f'`fusion` must be "concatenate", "add" or "aggregated". Received: fusion={fusion!r}.'
+        )
+    image, features, last = _features(backbone, backbone_weights, input_shape)
+    maps = [
+        FeatureAdapter(aggregator_filters, name=f"adapter_{tap}")(_tap(features, tap), target=last)
+        for tap in taps
+    ]  # Eq. 1
+    y = ConvLSTMAggregator(
+        aggregator_filters, dilation_rate=aggregator_dilation_rate, name="aggregator"
+    )(maps)  # Eqs 2-8
+    if fusion == "concatenate":
+        y = layers.Concatenate(name="fusion")([last, y])
+    elif fusion == "add":
+        y = layers.Conv2D(last.shape[-1], 1, use_bias=False, name="fusion_conv")(y)
+        y = layers.Add(name="fusion")([last, y])
+    x = PyramidPooling(pyramid_filters, bins, name="pyramid_pooling")(y)
+    logits = _classify(x, image, num_classes, dropout, class_names, palette)
+    return raw_image_model(image, logits, name)
+
+
+def PSPNet(
+    num_classes,
+    backbone="resnet50",
+    backbone_weights=None,
+    input_shape=(None, None, 3),
+    bins=(1, 2, 3, 6),
+    pyramid_filters=512,
+    dropout=0.1,
+    class_names=None,
+    palette=None,
+    name="pspnet",
+):
+    """Pyramid scene parsing network (Zhao et al., 2017): SANet without the aggregation.
+
+    Args: as for `SANet`; four bins, as in its paper (Table III's control takes SANet's five).
+    Returns: `keras.Model`, images to logits.
+    Reference: Table III.
+    """
+    image, _, last = _features(backbone, backbone_weights, input_shape)
+    x = PyramidPooling(pyramid_filters, bins, name="pyramid_pooling")(last)
+    logits = _classify(x, image, num_classes, dropout, class_names, palette)
+    return raw_image_model(image, logits, name)
+
+
+def FCN(
+    num_classes,
+    backbone="resnext50",
+    backbone_weights=None,
+    input_shape=(None, None, 3),
+    skip=None,
+    auxiliary=None,
+    filters=512,
+    dropout=0.1,
+    class_names=None,
+    palette=None,
+    name="fcn",
+):
+    """Dilated fully convolutional network: backbone, 3x3 convolution, 1x1 classifier.
+
+    Args:
+        skip: a tap that is resized and concatenated to the map before the classifier, or None.
+        auxiliary: a tap that gets a 1x1 classifier of its own, or None. The model then returns
+            the dict {"logits": ..., "auxiliary": ...}; train it with one loss each (PSPNet weighs
+            the auxiliary one 0.4), and take `keras.Model(model.input, model.output["logits"])`
+            to predict.
+        filters: channels of the 3x3 convolution.
+        Others: as for `SANet`.
+
+    Returns: `keras.Model`, images to logits.
+    Reference: Table I; "None" in its first row is `FCN(num_classes)`.
+    """
+    image, features, last = _features(backbone, backbone_weights, input_shape)
+    x = PyramidPooling(filters, bins=None, name="head")(last)
+    if skip is not None:
+        resized = FeatureAdapter(name=f"skip_{skip}")(_tap(features, skip), target=last)
+        x = layers.Concatenate(name="skip")([x, resized])
+    outputs = _classify(x, image, num_classes, dropout, class_names, palette)
+    if auxiliary is not None:
+        x = layers.Conv2D(num_classes, 1, name="auxiliary_classifier")(_tap(features, auxiliary))
+        outputs = {"logits": outputs, "auxiliary": SegmentationOutput(name="auxiliary")(x, image)}
+    return raw_image_model(image, outputs, name)
+
+
+def _features(backbone, backbone_weights, input_shape):
+    """The image, the dict of its taps, and the last of them."""
+    if isinstance(backbone, str):
+        backbone = backbones.build(backbone, input_shape, name="backbone")
+    elif not isinstance(backbone, keras.Model) or not isinstance(backbone.output, dict):
+        raise ValueError(
+            "`backbone` must be the name of one or a `keras.Model` that returns a dict of taps, "
+            f"the last being the map to classify. Received: {backbone!r}."
+        )
+    if backbone_weights is not None:
+        weights.load_checkpoint(backbone, backbone_weights)
+    image = keras.Input(input_shape, name="image")
+    features = backbone(image)
+    return image, features, features[list(features)[-1]]
+
+
+def _tap(features, tap):
+    if tap not in features:
+        raise ValueError(f"Unknown tap {tap!r}. The backbone has: {', '.join(features)}.")
+    return features[tap]
+
+
+def _classify(x, image, num_classes, dropout, class_names, palette):
+    """Dropout, 1x1 classifier, logits at the size of the image."""
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(
+            f"`num_classes` must be a positive integer. Received: num_classes={num_classes}."
+        )
+    x = layers.Dropout(dropout, name="dropout")(x)
+    x = layers.Conv2D(num_classes, 1, name="classifier")(x)
+    return SegmentationOutput(class_names, palette, name="logits")(x, image)
