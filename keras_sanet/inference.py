@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_sanet.datasets.files import read_image
+from keras_sanet.layers.resizing import resize
 
 
 def predict_probabilities(model, image, scales=(1.0,), flip=False, window=None):
@@ -85,5 +86,4 @@ def _resize(array, size):
     if array.shape[:2] == tuple(size):
         return array
     array = ops.convert_to_tensor(array, dtype="float32")
-    resized = ops.image.resize(array, size, "bilinear", data_format="channels_last")
-    return ops.convert_to_numpy(resized)
+    return ops.convert_to_numpy(resize(array[None], size)[0])

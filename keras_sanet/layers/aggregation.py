@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_sanet.layers.resizing import resize
+
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
 class FeatureAdapter(keras.layers.Layer):
@@ -40,10 +42,7 @@ class FeatureAdapter(keras.layers.Layer):
             )
 
     def call(self, inputs, target):
-        grid = ops.shape(target)[1:3]
-        x = inputs
-        if not _same_grid(ops.shape(x)[1:3], grid):
-            x = ops.image.resize(x, grid, interpolation="bilinear", data_format="channels_last")
+        x = resize(inputs, ops.shape(target)[1:3])
         if self.filters is not None:
             x = ops.conv(x, self.kernel, padding="valid", data_format="channels_last")
         return x
@@ -203,8 +202,3 @@ def _check_list(maps):
             f"Received: {getattr(maps, 'shape', maps)}."
         )
     return list(maps)
-
-
-def _same_grid(grid, other):
-    """Whether both grids are known and equal (under `tf.function` they can be tensors)."""
-    return all(isinstance(n, int) and isinstance(m, int) and n == m for n, m in zip(grid, other))

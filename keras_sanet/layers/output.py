@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_sanet.layers.resizing import resize
+
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
 class SegmentationOutput(keras.layers.Layer):
@@ -40,12 +42,7 @@ class SegmentationOutput(keras.layers.Layer):
                 )
 
     def call(self, logits, image):
-        return ops.image.resize(
-            logits,
-            ops.shape(image)[1:3],
-            interpolation="bilinear",
-            data_format="channels_last",
-        )
+        return resize(logits, ops.shape(image)[1:3])
 
     def compute_output_shape(self, logits_shape, image_shape):
         return (*image_shape[:3], logits_shape[-1])

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_sanet.layers.convolution import batch_normalization
+from keras_sanet.layers.resizing import resizing_matrix
 
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
@@ -131,16 +132,8 @@ def _pooling_matrix(cells, size, dtype):
     return ops.cast(inside / ops.sum(inside, axis=1, keepdims=True), dtype)
 
 
-def _resizing_matrix(size, cells, dtype):
-    """(size, cells): bilinear resizing with half-pixel centres."""
-    position = (ops.cast(ops.arange(size), "float32") + 0.5) * cells / ops.cast(size, "float32")
-    position = ops.clip(position - 0.5, 0, cells - 1)[:, None]
-    distance = ops.abs(position - ops.arange(cells, dtype="float32"))
-    return ops.cast(ops.relu(1 - distance), dtype)
-
-
 def _spreading_matrix(size, cells, dtype):
     """(size, 3 cells): column (p, i) is what position h of a 3-tap, zero-padded convolution sees of
     cell i through kernel position p, that is row h + p - 1 of the resizing matrix."""
-    matrix = ops.pad(_resizing_matrix(size, cells, dtype), ((1, 1), (0, 0)))
+    matrix = ops.pad(resizing_matrix(size, cells, dtype), ((1, 1), (0, 0)))
     return ops.concatenate([matrix[p : p + size] for p in range(3)], axis=1)

@@ -1,0 +1,45 @@
+"""The examples run as their headers say."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="MirroredStrategy needs TensorFlow"
+)
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
+def test_train_on_two_replicas_then_load_on_jax(tmp_path):
+    from keras_sanet.datasets import scenes
+
+    scenes.write(tmp_path / "scenes", size=(32, 48), splits={"train": 4, "val": 4})
+    saved = tmp_path / "two.keras"
+    arguments = f"--data {tmp_path}/scenes --crop 32 48 --batch-size 4 --cpu-devices 2 --epochs 1"
+    ran = _run("tensorflow", ROOT / "examples/train.py", *arguments.split(), "--output", saved)
+    assert "2 replicas" in ran.stdout
+
+    load = f"""
+import json, keras, numpy, keras_sanet
+model = keras.saving.load_model({str(saved)!r})
+logits = model.predict(numpy.zeros((1, 20, 30, 3), "uint8"), verbose=0)
+print(json.dumps([keras.backend.backend(), list(logits.shape), bool(numpy.isfinite(logits).all())]))
+"""
+    loaded = _run("jax", "-c", load)
+    assert json.loads(loaded.stdout.splitlines()[-1]) == ["jax", [1, 20, 30, 8], True]
+
+
+def _run(backend, *arguments):
+    environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    ran = subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, env=environment
+    )
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    return ran
