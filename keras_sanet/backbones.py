@@ -174,9 +174,8 @@ def _convolution(x, filters, size, stride=1, dilation=1, groups=1, name=None):
         "padding": "valid" if stride > 1 else "same",
         "dilation_rate": dilation,
         "use_bias": False,
-        "kernel_initializer": keras.initializers.VarianceScaling(
-            2.0, "fan_out", "untruncated_normal"
-        ),
+        # He et al.'s variance; JAX compiles uniform draws several times faster than normal ones.
+        "kernel_initializer": keras.initializers.VarianceScaling(2.0, "fan_out", "uniform"),
         "name": name,
     }
     if groups > 1:

@@ -81,6 +81,7 @@ def demo(options):
         verbose=2,
     )
     _finish(model, dataset, output, (1.0,))
+    print(f"Use it:    keras-sanet predict {output / 'model.keras'} IMAGE ...")
 
 
 def train(options):
@@ -147,6 +148,8 @@ def train(options):
         verbose=options.verbose,
     )
     _finish(model, dataset, output, (options.image_scale,), options.val_split)
+    scales = "" if options.image_scale == 1 else f" --scales {options.image_scale:g}"
+    print(f"Use it:    keras-sanet predict {output / 'model.keras'} IMAGE ...{scales}")
 
 
 def evaluate(options):
@@ -284,9 +287,10 @@ def _load_model(path):
 def _new_folder(path):
     path = Path(path)
     if path.exists() and any(path.iterdir()):
+        resume = f", or go on with this run: keras-sanet train --resume {path}"
         raise FileExistsError(
-            f"{path} exists and is not empty. Give another --output, or go on with an interrupted "
-            f"training by `keras-sanet train --resume {path}`."
+            f"{path} exists and is not empty. Give another --output"
+            f"{resume if (path / 'config.json').is_file() else ''}."
         )
     path.mkdir(parents=True, exist_ok=True)
     return path
