@@ -1,9 +1,9 @@
 """Samples, and reading them with Pillow: the one place where a file becomes an array.
 
 Images become uint8 RGB: grey, palette, CMYK and RGBA ones are converted (alpha is dropped), 16-bit
-and float ones are refused. Masks become uint8 class ids, 255 = void; those of grey, palette and
-16-bit files are read as the ids they hold, colour ones are refused. Pixels are taken as they are
-stored (an EXIF rotation is not applied, to images and masks alike).
+grey and float ones are refused. Masks become uint8 class ids, 255 = void; those of grey, palette
+and 16-bit files are read as the ids they hold, colour ones are refused. Pixels are taken as they
+are stored (an EXIF rotation is not applied, to images and masks alike).
 """
 
 import dataclasses

@@ -103,7 +103,7 @@ def make_dataset(
         scale_range = (image_scale * low, image_scale * high)
         augmentation = Augmentation(crop_size, scale_range, contrast_range, flip)
     else:
-        augmentation = Augmentation(crop_size, (image_scale, image_scale))
+        augmentation = Augmentation(crop_size, (image_scale, image_scale), centre=True)
     plan = Plan(
         dataset,
         samples,

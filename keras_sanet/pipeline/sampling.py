@@ -18,19 +18,21 @@ class Augmentation:
         scale_range: least and largest factor of the image's size.
         contrast_range: least and largest a of 127 + a (x - 127).
         flip: whether half of the pairs are mirrored left to right.
+        centre: whether the crop is the centre instead of a random part.
     """
 
     crop_size: tuple | None = None
     scale_range: tuple = (1.0, 1.0)
     contrast_range: tuple = (1.0, 1.0)
     flip: bool = False
+    centre: bool = False
 
     def draws(self, seed, epoch, count):
         """One row a sample: scale, contrast, flip (0 or 1), and the place of the crop as shares
         (down, right) of the room there is. (count, 5), float64."""
         u = np.random.Generator(np.random.Philox(key=[seed, epoch])).random((count, 5))
-        if self.scale_range[0] == self.scale_range[1]:
-            u[:, 3:] = 0.5  # not augmented: the centre
+        if self.centre:
+            u[:, 3:] = 0.5
         scale = self.scale_range[0] + u[:, 0] * np.ptp(self.scale_range)
         contrast = self.contrast_range[0] + u[:, 1] * np.ptp(self.contrast_range)
         flip = (u[:, 2] < 0.5) & self.flip

@@ -1,0 +1,318 @@
+"""The command line: what its commands write, print and return."""
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_sanet import cli
+from keras_sanet.version import __version__
+
+SIZE = (24, 40)  # height and width of the images
+OPTIONS = {
+    "demo": ("--output", "--epochs"),
+    "train": (
+        "--dataset", "--data", "--val-split", "--output", "--resume", "--model", "--backbone",
+        "--weights", "--aggregator-filters", "--crop", "--val-crop", "--batch-size",
+        "--val-batch-size", "--epochs", "--lovasz-epochs", "--learning-rate", "--scale-range",
+        "--image-scale", "--seed", "--precision", "--verbose",
+    ),
+    "evaluate": ("--dataset", "--data", "--split", "--scales", "--flip", "--window"),
+    "predict": ("--output", "--scales", "--flip", "--window"),
+}  # fmt: skip
+
+
+def call(*arguments):
+    """The exit code, stdout and stderr of a command."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as error:  # argparse's
+            code = error.code
+    return code, out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder data set: 4 training and 2 validation pairs, classes dark and light."""
+    root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for part in ("images", "masks"):
+            (root / part / split).mkdir(parents=True)
+        for i in range(count):
+            mask = rng.integers(0, 2, SIZE, dtype="uint8")
+            Image.fromarray(200 * mask).save(root / f"images/{split}/{split}{i}.png")
+            Image.fromarray(mask).save(root / f"masks/{split}/{split}{i}.png")
+    (root / "classes.txt").write_text("dark,10,20,30\nlight,200,100,0\n", "utf-8")
+    return root
+
+
+def train(data, *arguments):
+    return call(
+        *("train", "--dataset", "folder", "--data", data, "--model", "fcn"),
+        *("--backbone", "resnet_tiny", "--crop", 32, 32, "--batch-size", 4, "--epochs", 1),
+        *("--learning-rate", 1e-3, "--verbose", 0, *arguments),
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):
+    """The folder of a run of one epoch, and what the command gave."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return folder, train(data, "--output", folder)
+
+
+@pytest.fixture(scope="module")
+def model(trained):
+    return trained[0] / "model.keras"
+
+
+# train
+
+
+def test_train_writes_the_model_its_figures_and_pictures(trained):
+    folder, (code, _, error) = trained
+    assert code == 0, error
+    files = {path.name for path in folder.iterdir() if path.is_file()}
+    assert files == {
+        "model.keras",
+        "config.json",
+        "cross_entropy.csv",
+        "evaluation.txt",
+        "overlays.png",
+    }
+
+
+def test_train_prints_the_figures_and_where_things_are(trained):
+    folder, (_, out, _) = trained
+    for text in ("4 training and 2 validation images; 1 steps of 4", "dark", str(folder)):
+        assert text in out
+    assert (folder / "evaluation.txt").read_text("utf-8") in out + "\n"
+
+
+def test_the_sheet_of_train_has_three_pictures_a_row(trained):
+    width, height = Image.open(trained[0] / "overlays.png").size
+    assert width == 3 * SIZE[1]
+    assert height > 2 * SIZE[0]  # two rows, and the legend
+
+
+def test_train_writes_its_arguments_and_versions(trained, data):
+    config = json.loads((trained[0] / "config.json").read_text("utf-8"))
+    arguments = config["arguments"]
+    assert (arguments["model"], arguments["crop"], arguments["epochs"]) == ("fcn", [32, 32], 1)
+    assert arguments["data"] == str(data.resolve())
+    assert config["versions"] == {
+        "keras_sanet": __version__,
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+    }
+
+
+def test_the_saved_model_knows_its_classes(model):
+    layer = keras.saving.load_model(model, compile=False).get_layer("logits")
+    assert layer.class_names == ["dark", "light"]
+    assert layer.palette == [[10, 20, 30], [200, 100, 0]]
+
+
+def test_train_resumes_a_run_from_its_config(trained, tmp_path):
+    # A run that was stopped before its first epoch was over: it has a config and no state.
+    (tmp_path / "config.json").write_text((trained[0] / "config.json").read_text("utf-8"))
+    code, _, error = call("train", "--resume", tmp_path, "--verbose", 0)
+    assert code == 0, error
+    first, again = ((folder / "cross_entropy.csv").read_text() for folder in (trained[0], tmp_path))
+    assert first.splitlines()[0] == again.splitlines()[0]
+    assert (tmp_path / "model.keras").is_file()
+
+
+def test_train_resume_without_a_run_is_an_error(tmp_path):
+    code, _, error = call("train", "--resume", tmp_path / "nothing")
+    assert code == 1
+    assert f"error: {tmp_path}/nothing holds no config.json" in error
+
+
+def test_train_into_a_folder_that_is_not_empty_names_the_ways_out(trained, data):
+    code, _, error = train(data, "--output", trained[0])
+    assert code == 1
+    assert f"{trained[0]} exists and is not empty" in error
+    assert "--output" in error and f"--resume {trained[0]}" in error
+
+
+def test_train_without_a_data_set_is_an_error():
+    code, _, error = call("train", "--backbone", "resnet_tiny")
+    assert code == 1
+    assert "--dataset must be given" in error
+
+
+def test_train_names_a_data_folder_that_is_not_there(tmp_path):
+    code, _, error = train(tmp_path / "nowhere", "--output", tmp_path / "run")
+    assert code == 1
+    assert f"{tmp_path}/nowhere" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_names_an_unknown_validation_split(data, tmp_path):
+    code, _, error = train(data, "--val-split", "test", "--output", tmp_path / "run")
+    assert code == 1
+    assert "no split 'test'" in error and "train, val" in error
+
+
+# evaluate
+
+
+def test_evaluate_prints_the_table_of_the_training(trained, model, data):
+    code, out, error = call("evaluate", model, "--dataset", "folder", "--data", data)
+    assert code == 0, error
+    assert (trained[0] / "evaluation.txt").read_text("utf-8") in out
+
+
+def test_evaluate_takes_a_split_scales_flip_and_windows(model, data):
+    code, out, error = call(
+        *("evaluate", model, "--dataset", "folder", "--data", data, "--split", "train"),
+        *("--scales", 0.5, 1, "--flip", "--window", 24),
+    )
+    assert code == 0, error
+    assert "4 images" in out
+
+
+def test_evaluate_names_a_missing_model(data, tmp_path):
+    code, _, error = call(
+        "evaluate", tmp_path / "gone.keras", "--dataset", "folder", "--data", data
+    )
+    assert code == 1
+    assert f"error: There is no model file {tmp_path}/gone.keras" in error
+
+
+def test_evaluate_names_an_unknown_split(model, data):
+    code, _, error = call(
+        "evaluate", model, "--dataset", "folder", "--data", data, "--split", "test"
+    )
+    assert code == 1
+    assert "no split 'test'" in error
+
+
+# predict
+
+
+@pytest.fixture
+def predicted(model, data, tmp_path):
+    """The folder of the results of an image and a folder of two, and the exit code."""
+    code, _, error = call(
+        *("predict", model, data / "images/train/train0.png", data / "images/val"),
+        *("--output", tmp_path / "results"),
+    )
+    return tmp_path / "results", code, error
+
+
+def test_predict_writes_a_mask_and_an_overlay_of_each_image(predicted):
+    folder, code, error = predicted
+    assert code == 0, error
+    assert {path.name for path in folder.iterdir()} == {
+        f"{stem}_{kind}.png" for stem in ("train0", "val0", "val1") for kind in ("mask", "overlay")
+    }
+
+
+def test_predicted_masks_have_the_images_size_and_class_ids(predicted):
+    mask = np.array(Image.open(predicted[0] / "val0_mask.png"))
+    assert (mask.shape, mask.dtype) == (SIZE, "uint8")
+    assert set(np.unique(mask)) <= {0, 1}
+
+
+def test_overlays_mix_the_image_with_the_models_colours(predicted, data):
+    mask = np.array(Image.open(predicted[0] / "val0_mask.png"))
+    image = np.array(Image.open(data / "images/val/val0.png").convert("RGB"))
+    colours = np.array([[10, 20, 30], [200, 100, 0]])[mask]
+    overlay = np.array(Image.open(predicted[0] / "val0_overlay.png"))
+    np.testing.assert_array_equal(overlay, (image + colours) // 2)  # all are even sums
+
+
+def test_predict_names_a_missing_image(model, tmp_path):
+    code, _, error = call("predict", model, tmp_path / "gone.jpg", "--output", tmp_path / "out")
+    assert code == 1
+    assert f"{tmp_path}/gone.jpg" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_predict_refuses_two_images_of_one_name(model, data, tmp_path):
+    image = data / "images/val/val0.png"
+    code, _, error = call("predict", model, image, image, "--output", tmp_path / "out")
+    assert code == 1
+    assert "overwrite each other's results: val0" in error
+
+
+def test_predict_names_a_file_that_is_no_image(model, tmp_path):
+    (tmp_path / "text.png").write_text("no image")
+    code, _, error = call("predict", model, tmp_path / "text.png", "--output", tmp_path / "out")
+    assert code == 1
+    assert "text.png can't be read as an image" in error
+
+
+def test_predict_names_a_missing_model(tmp_path):
+    code, _, error = call("predict", tmp_path / "gone.keras", "a.png")
+    assert code == 1
+    assert "gone.keras" in error
+
+
+# demo
+
+
+def test_demo_into_a_folder_that_is_not_empty_is_an_error(data):
+    code, _, error = call("demo", "--output", data)
+    assert code == 1
+    assert f"{data} exists and is not empty" in error
+    assert "--resume" not in error  # it holds no run
+
+
+# Usage
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_names_every_option(command):
+    code, out, _ = call(command, "--help")
+    assert code == 0
+    assert [option for option in OPTIONS[command] if option not in out] == []
+
+
+def test_help_names_every_command():
+    code, out, _ = call("--help")
+    assert code == 0
+    assert [command for command in OPTIONS if command not in out] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["fly"],
+        ["train", "--crop", "32"],
+        ["train", "--model", "unet"],
+        ["train", "--epochs", "many"],
+        ["evaluate", "model.keras"],
+        ["predict", "model.keras"],
+        ["predict", "model.keras", "a.png", "--window", "wide"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_usage_exits_with_2(arguments):
+    code, _, error = call(*arguments)
+    assert code == 2
+    assert "usage: keras-sanet" in error
+
+
+def test_a_module_of_the_package_is_a_command():
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    ran = subprocess.run(
+        [sys.executable, "-m", "keras_sanet", "--version"],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() == f"keras-sanet {__version__}"

@@ -1,0 +1,159 @@
+"""What importing the package imports, and that imports point down."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+import keras_sanet
+
+PACKAGE = Path(keras_sanet.__file__).parent
+SOURCES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text("utf-8"))
+    for path in sorted(PACKAGE.rglob("*.py"))
+}
+# Each may import those before it, and its own folder.
+ORDER = (
+    "version", "layers", "losses", "schedules", "metrics", "datasets", "weights", "visualization",
+    "backbones", "models", "pipeline", "inference", "evaluation", "training", "cli", "__main__",
+)  # fmt: skip
+
+
+def imported(tree, top=False):
+    """Dotted names of the modules that a source imports; at its top level alone if `top`."""
+    found = []
+    for node in tree.body if top else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            if node.module == "keras_sanet":  # its submodules, or names of its __init__
+                found += [f"keras_sanet.{alias.name}" for alias in node.names]
+            else:
+                found.append(node.module)
+    return found
+
+
+def parts(name):
+    """Parts of the package that a source imports: "keras_sanet.layers.output" is "layers"."""
+    return [m.split(".")[1] for m in imported(SOURCES[name]) if m.startswith("keras_sanet.")]
+
+
+def others(name):
+    """Packages outside of the standard library and this one that a source imports."""
+    packages = {module.partition(".")[0] for module in imported(SOURCES[name])}
+    return packages - sys.stdlib_module_names - {"keras_sanet"}
+
+
+def run(code, **environment):
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+
+
+SUBMODULES = [name for name in SOURCES if name != "__init__"]
+FOLDERS = {name.partition(".")[0] for name in SUBMODULES if "." in name}
+
+
+def test_every_module_has_its_place_in_the_order():
+    assert {name.partition(".")[0] for name in SUBMODULES} == set(ORDER)
+
+
+@pytest.mark.parametrize("name", SUBMODULES)
+def test_imports_point_down(name):
+    own = name.partition(".")[0]
+    below = ORDER[: ORDER.index(own)]
+    assert set(parts(name)) <= {*below, *([own] if own in FOLDERS else [])}
+
+
+@pytest.mark.parametrize("name", SUBMODULES)
+def test_nothing_imports_the_names_of_the_package(name):
+    # `from keras_sanet import metrics` is a submodule; `import keras_sanet` or
+    # `from keras_sanet import SANet` would be its __init__.
+    assert "keras_sanet" not in imported(SOURCES[name])
+    assert set(parts(name)) <= set(ORDER)
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in SUBMODULES if n.partition(".")[0] in ("layers", "losses", "schedules")]
+)
+def test_layers_losses_and_schedules_import_keras_and_their_own(name):
+    assert others(name) <= {"keras", "numpy"}
+    assert set(parts(name)) <= {name.partition(".")[0]}
+
+
+def test_metrics_import_keras_numpy_and_the_losses():
+    assert others("metrics") <= {"keras", "numpy"}
+    assert set(parts("metrics")) <= {"losses"}
+
+
+def test_only_tf_data_imports_tensorflow_at_its_top():
+    found = [
+        name
+        for name, tree in SOURCES.items()
+        if any(m.partition(".")[0] == "tensorflow" for m in imported(tree, top=True))
+    ]
+    assert found == ["pipeline.tf_data"]
+
+
+@pytest.mark.parametrize("package", ["torch", "jax"])
+def test_no_module_imports_another_backend_at_its_top(package):
+    found = [
+        name
+        for name, tree in SOURCES.items()
+        if any(m.partition(".")[0] == package for m in imported(tree, top=True))
+    ]
+    assert found == []
+
+
+def test_no_module_imports_matplotlib():
+    assert [name for name in SOURCES if "matplotlib" in others(name)] == []
+
+
+def test_importing_the_package_imports_tensorflow_on_its_backend_alone():
+    ran = run("import sys, keras_sanet, keras_sanet.cli; print('tensorflow' in sys.modules)")
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.strip() == str(keras.backend.backend() == "tensorflow")
+
+
+def test_importing_the_package_imports_no_matplotlib_beyond_keras():
+    # Keras itself imports it where it is installed.
+    ran = run(
+        "import json, sys, keras\n"
+        "before = {name for name in sys.modules if name.startswith('matplotlib')}\n"
+        "import keras_sanet, keras_sanet.cli\n"
+        "after = {name for name in sys.modules if name.startswith('matplotlib')}\n"
+        "print(json.dumps(sorted(after - before)))"
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout) == []
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_a_backend_that_is_not_installed_is_named_with_the_way_out(backend):
+    hide = f"""
+import sys
+
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {backend!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Hide())
+import keras_sanet
+"""
+    ran = run(hide, KERAS_BACKEND=backend)
+    assert ran.returncode == 1
+    error = ran.stderr.strip().splitlines()[-1]
+    assert error.startswith(f"ImportError: Keras is set to the backend {backend}")
+    assert f"keras-sanet[{backend}]" in error and "KERAS_BACKEND" in error
+
+
+def test_public_names_are_there():
+    assert [name for name in keras_sanet.__all__ if not hasattr(keras_sanet, name)] == []

@@ -1,0 +1,289 @@
+"""SANet and its controls: shapes, precision, arguments, files in a fresh process, a train step."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_sanet import FCN, PSPNet, SANet
+from keras_sanet.losses import SegmentationLoss
+
+CLASSES = 3
+NAMES, PALETTE = ["road", "sky", "tree"], [[128, 64, 128], [70, 130, 180], [107, 142, 35]]
+
+# Channels of s0 .. s4 of "resnet_tiny": 16, 16, 32, 64, 128.
+MODELS = {
+    "SANet": lambda: sanet(),
+    "PSPNet": lambda: PSPNet(CLASSES, "resnet_tiny", bins=(1, 2), pyramid_filters=4),
+    "FCN": lambda: FCN(CLASSES, "resnet_tiny", filters=4),
+    "FCN with all": lambda: FCN(CLASSES, "resnet_tiny", filters=4, skip="s1", auxiliary="s3"),
+}
+
+
+def sanet(**arguments):
+    few = {"aggregator_filters": 4, "pyramid_filters": 4, "bins": (1, 2), "taps": ("s1", "s4")}
+    return SANet(**{"num_classes": CLASSES, "backbone": "resnet_tiny", **few, **arguments})
+
+
+def to_numpy(tensor):
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
+
+
+def random_image(rng, height, width, batch=2):
+    return rng.integers(0, 256, (batch, height, width, 3), dtype="uint8")
+
+
+def fusing_channels(model):
+    """Channels that come into the 3x3 of the pyramid."""
+    return model.get_layer("pyramid_pooling").kernel.shape[2]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """SANet with all taps."""
+    return sanet(taps=("s0", "s1", "s2", "s3", "s4"))
+
+
+# Logits
+
+
+def logits_of(outputs):
+    return list(outputs.values()) if isinstance(outputs, dict) else [outputs]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_have_the_size_of_the_image(name, compiled, rng):
+    run = compiled(MODELS[name]())
+    # Sides that are no multiples of 8; then smaller than one cell.
+    for height, width in ((19, 13), (5, 7)):
+        for logits in logits_of(run(random_image(rng, height, width))):
+            assert tuple(logits.shape) == (2, height, width, CLASSES)
+            assert np.isfinite(to_numpy(logits)).all()
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_are_float32_in_mixed_precision(name, policy):
+    keras.config.set_dtype_policy(policy)
+    model = MODELS[name]()
+    assert model.get_layer("classifier").compute_dtype == policy.removeprefix("mixed_")
+    assert [logits.dtype for logits in logits_of(model.output)] == ["float32"] * len(model.outputs)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_sanet_is_finite_in_mixed_precision(policy, compiled, rng):
+    keras.config.set_dtype_policy(policy)
+    logits = compiled(sanet())(random_image(rng, 16, 24))
+    assert keras.backend.standardize_dtype(logits.dtype) == "float32"
+    assert np.isfinite(to_numpy(logits)).all()
+
+
+def test_mixed_precision_does_not_round_the_image(compiled):
+    # As for the backbones: in bfloat16 100.2 would become 100.
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    run = compiled(sanet(taps=("s0",), fusion="aggregated", bins=None))
+    exact, near = (
+        to_numpy(run(np.full((1, 16, 16, 3), value, "float32"))) for value in (100.0, 100.2)
+    )
+    assert np.any(exact != near)
+
+
+def test_auxiliary_logits_have_a_classifier_of_their_own(compiled, rng):
+    model, image = MODELS["FCN with all"](), random_image(rng, 16, 24)
+    assert list(model.output) == ["logits", "auxiliary"]
+    run = compiled(model)
+    before = {name: to_numpy(logits) for name, logits in run(image).items()}
+    model.get_layer("auxiliary_classifier").bias.assign([1.0, 2.0, 3.0])
+    after = {name: to_numpy(logits) for name, logits in run(image).items()}
+    np.testing.assert_array_equal(after["logits"], before["logits"])
+    # The bias was 0, and resizing keeps a constant.
+    change = after["auxiliary"] - before["auxiliary"]
+    np.testing.assert_allclose(change, np.broadcast_to([1, 2, 3], change.shape), rtol=0, atol=1e-5)
+
+
+def test_skip_joins_its_tap_to_the_head():
+    # The 3x3 of 4 channels and s1 of 16 come to the classifier.
+    assert MODELS["FCN with all"]().get_layer("classifier").kernel.shape[2] == 4 + 16
+
+
+# Layers
+
+
+def test_fig2_layers_have_the_names_of_the_documentation(tiny):
+    names = [layer.name for layer in tiny.layers]
+    adapters = [f"adapter_s{i}" for i in range(5)]
+    for name in ("backbone", *adapters, "aggregator", "pyramid_pooling", "classifier", "logits"):
+        assert names.count(name) == 1
+
+
+def test_backbone_is_a_model_of_five_taps(tiny):
+    backbone = tiny.get_layer("backbone")
+    assert isinstance(backbone, keras.Model)
+    assert list(backbone.output) == ["s0", "s1", "s2", "s3", "s4"]
+
+
+def test_eq1_brings_every_tap_to_the_filters_of_the_aggregator(tiny):
+    kernels = [tuple(tiny.get_layer(f"adapter_s{i}").kernel.shape) for i in range(5)]
+    assert kernels == [(1, 1, channels, 4) for channels in (16, 16, 32, 64, 128)]
+
+
+def test_aggregator_dilates_by_two_unless_told(tiny):
+    assert tiny.get_layer("aggregator").dilation_rate == 2
+    other = sanet(aggregator_dilation_rate=3)
+    assert other.get_layer("aggregator").dilation_rate == 3
+
+
+@pytest.mark.parametrize(
+    ("fusion", "channels"),
+    [
+        ("concatenate", 128 + 4),  # s4 and y
+        ("add", 128),  # y has the channels of s4
+        ("aggregated", 4),  # y alone
+    ],
+)
+def test_fusion_decides_the_channels_of_the_pyramid(fusion, channels):
+    model = sanet(fusion=fusion)
+    # Two branches of 4 channels come to these.
+    assert fusing_channels(model) == channels + 2 * 4
+    assert model.output_shape == (None, None, None, CLASSES)
+
+
+def test_figure_3_without_a_pyramid_fuses_the_map_alone():
+    assert fusing_channels(sanet(bins=None)) == 128 + 4
+
+
+@pytest.mark.parametrize("taps", [("s1", "s4"), ("s4", "s1", "s0")])
+def test_taps_are_read_in_the_order_given(taps):
+    model = sanet(taps=taps)
+    adapters = [layer.name for layer in model.layers if layer.name.startswith("adapter_")]
+    assert sorted(adapters) == sorted(f"adapter_{tap}" for tap in taps)
+    for tap, tensor in zip(taps, model.get_layer("aggregator").input):
+        assert tensor is model.get_layer(f"adapter_{tap}").output
+
+
+def test_a_backbone_of_ones_own_is_taken_by_its_taps(compiled, rng):
+    image = keras.Input((None, None, 3))
+    fine = keras.layers.Conv2D(4, 3, 2, padding="same")(image)
+    coarse = keras.layers.Conv2D(8, 3, 2, padding="same")(fine)
+    backbone = keras.Model(image, {"fine": fine, "coarse": coarse})
+    model = sanet(backbone=backbone, taps=("fine", "coarse"))
+    # The last tap, of 8 channels, joins y and two branches of 4.
+    assert fusing_channels(model) == 8 + 4 + 2 * 4
+    assert compiled(model)(random_image(rng, 9, 11)).shape == (2, 9, 11, CLASSES)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fusion": "sum"}, '`fusion` must be "concatenate", "add".*fusion=\'sum\''),
+        ({"taps": ("s1", "s9")}, "Unknown tap 's9'. The backbone has: s0, s1, s2, s3, s4"),
+        ({"num_classes": 0}, "`num_classes` must be a positive integer.*num_classes=0"),
+        ({"class_names": ["road"]}, "`class_names` must have one entry a class, 3.*1 entries"),
+        ({"palette": [[0, 0, 0]]}, "`palette` must have one entry a class, 3.*1 entries"),
+        ({"backbone": "resnet19"}, "Unknown backbone 'resnet19'. Known: resnet_tiny"),
+        ({"backbone": 18}, "`backbone` must be the name of one or a `keras.Model`.*18"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_sanet_names_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        sanet(**arguments)
+
+
+@pytest.mark.parametrize("argument", ["skip", "auxiliary"])
+def test_fcn_names_an_unknown_tap(argument):
+    with pytest.raises(ValueError, match="Unknown tap 's9'. The backbone has: s0"):
+        FCN(CLASSES, "resnet_tiny", filters=4, **{argument: "s9"})
+
+
+# Files
+
+PREDICT = """
+import sys
+import keras, keras_sanet, numpy as np
+folder = sys.argv[1]
+model = keras.saving.load_model(f"{folder}/model.keras")
+model.compile(jit_compile=keras.backend.backend() == "jax")
+logits = model.predict_on_batch(np.load(f"{folder}/image.npy"))
+np.save(f"{folder}/{keras.backend.backend()}.npy", logits)
+output = model.get_layer("logits")
+print(output.class_names, output.palette)
+"""
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Folder of model.keras and image.npy, and the logits of the one for the other."""
+    rng, folder = np.random.default_rng(0), tmp_path_factory.mktemp("saved")
+    model = sanet(class_names=NAMES, palette=PALETTE)
+    for variable in model.variables:
+        # Statistics and scales that no fresh model has.
+        if variable.name in ("gamma", "beta", "moving_mean", "moving_variance"):
+            variable.assign(rng.uniform(0.5, 1.0, variable.shape))
+    image = random_image(rng, 13, 18)
+    model.save(folder / "model.keras")
+    np.save(folder / "image.npy", image)
+    model.compile(jit_compile=keras.backend.backend() == "jax")
+    return folder, model.predict_on_batch(image)
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+def test_a_keras_file_gives_the_same_logits_in_a_fresh_process(backend, saved):
+    if importlib.util.find_spec(backend) is None:
+        pytest.skip(f"{backend} is not installed")
+    folder, expected = saved
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICT, str(folder)],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith(f"{NAMES} {PALETTE}")
+    logits = np.load(folder / f"{backend}.npy")
+    # Exact where it was saved; elsewhere other libraries sum in another order.
+    tolerance = 0 if backend == keras.backend.backend() else 1e-3
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance)
+    assert np.abs(expected).max() > 0.1
+
+
+# Training
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, CLASSES, (2, 65, 65))
+    labels[:, :5] = 255
+    return random_image(rng, 65, 65), labels
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_a_train_step_of_sanet_resnext50_is_finite_and_moves_all_parts(policy, batch):
+    keras.config.set_dtype_policy(policy)
+    model = SANet(CLASSES, "resnext50", aggregator_filters=32, pyramid_filters=32)
+    jit = keras.backend.backend() == "jax"
+    loss = SegmentationLoss(num_bins=64)
+    model.compile(keras.optimizers.SGD(0.01), loss, jit_compile=jit)
+    parts = {
+        "conv1": model.get_layer("backbone").get_layer("conv1").kernel,
+        "adapter_s0": model.get_layer("adapter_s0").kernel,
+        "aggregator": model.get_layer("aggregator").recurrent_kernel,
+        "pyramid_pooling": model.get_layer("pyramid_pooling").kernel,
+        "classifier": model.get_layer("classifier").kernel,
+    }
+    before = {name: to_numpy(kernel).copy() for name, kernel in parts.items()}
+    loss = model.train_on_batch(*batch)
+    assert np.isfinite(loss)
+    assert loss > 0
+    for name, kernel in parts.items():
+        after = to_numpy(kernel)
+        assert np.isfinite(after).all(), name
+        assert np.any(after != before[name]), name

@@ -1,0 +1,343 @@
+"""The paper's recipe, its two phases, what a run keeps, and resuming it."""
+
+import csv
+import itertools
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_sanet
+from keras_sanet import datasets, training
+from keras_sanet.losses import LovaszSoftmax, SegmentationLoss
+from keras_sanet.metrics import CrossEntropy, MeanIoU, PixelAccuracy
+from keras_sanet.pipeline import make_dataset
+
+CLASSES = 3
+# XLA takes longer to compile these models than to run them.
+PLAIN = {"jit_compile": False} if keras.backend.backend() == "tensorflow" else {}
+
+
+def fcn(**kwargs):
+    return keras_sanet.FCN(
+        CLASSES, "resnet_tiny", input_shape=(24, 32, 3), filters=8, dropout=0, **kwargs
+    )
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    """4 training and 2 validation pairs of 24 x 32, each of one class and its brightness."""
+    root, rng = tmp_path_factory.mktemp("noise"), np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for part in ("images", "masks"):
+            (root / part / split).mkdir(parents=True)
+        for i in range(count):
+            mask = np.repeat(rng.integers(0, CLASSES, (24, 1), dtype="uint8"), 32, axis=1)
+            mask[:, 0] = 255
+            image = 80 * (mask[..., None] % 255) + rng.integers(0, 90, (24, 32, 3))
+            Image.fromarray(image.astype("uint8")).save(root / f"images/{split}/{i}.png")
+            Image.fromarray(mask).save(root / f"masks/{split}/{i}.png")
+    (root / "classes.txt").write_text("low\nmiddle\nhigh\n", "utf-8")
+    return datasets.load("folder", root)
+
+
+def loaders(dataset):
+    train = make_dataset(dataset, "train", (24, 32), 2, seed=0)
+    return train, make_dataset(dataset, "val", batch_size=2, training=False)
+
+
+# compile
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    model = fcn(class_names=["low", "middle", "high"])
+    training.compile(model, decay_steps=10, learning_rate=1e-3, ignore_class=7)
+    return model
+
+
+def test_compile_sets_adamw_with_pytorchs_defaults(compiled):
+    optimizer = compiled.optimizer
+    assert isinstance(optimizer, keras.optimizers.AdamW)
+    assert (optimizer.weight_decay, optimizer.epsilon) == (0.01, 1e-8)
+    assert (optimizer.beta_1, optimizer.beta_2) == (0.9, 0.999)
+
+
+def test_compile_sets_the_poly_decay(compiled):
+    rate = compiled.optimizer._learning_rate
+    # 1e-3 (1 - 5 / 10)^0.9 = 1e-3 x 0.535887
+    expected = [1e-3, 5.35887e-4, 0.0]
+    assert [float(rate(step)) for step in (0, 5, 10)] == pytest.approx(expected)
+
+
+def test_compile_hands_on_the_ignored_class_and_the_class_names(compiled):
+    assert compiled.loss.ignore_class == 7
+    metrics = {metric.name: metric for metric in compiled._compile_metrics._user_metrics}
+    assert list(metrics) == ["cross_entropy", "pixel_accuracy", "mean_iou"]
+    assert {metric.ignore_class for metric in metrics.values()} == {7}
+    assert metrics["mean_iou"].class_names == ["low", "middle", "high"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind"), [("cross_entropy", SegmentationLoss), ("lovasz", LovaszSoftmax)]
+)
+def test_a_loss_is_chosen_by_its_name(compiled, loss, kind):
+    model = keras.Model(compiled.input, compiled.output)
+    training.compile(model, 10, loss=loss)
+    assert type(model.loss) is kind
+
+
+def test_the_cross_entropy_has_no_part_of_lovasz(compiled):
+    assert compiled.loss.lovasz_weight == 0
+
+
+def test_a_loss_of_ones_own_is_taken_as_it_is(compiled):
+    model, loss = keras.Model(compiled.input, compiled.output), SegmentationLoss()
+    training.compile(model, 10, loss=loss)
+    assert model.loss is loss
+
+
+def test_an_unknown_loss_is_refused_with_the_known_ones(compiled):
+    with pytest.raises(ValueError, match="Unknown loss 'dice'. Known: cross_entropy, lovasz"):
+        training.compile(compiled, 10, loss="dice")
+
+
+def test_an_unknown_phase_is_refused_with_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match="Unknown phase 'third'. Known: cross_entropy, lovasz"):
+        training.callbacks(tmp_path / "run", "third")
+    assert not (tmp_path / "run").exists()
+
+
+# fit, both phases
+
+
+class Spoil(keras.callbacks.Callback):
+    """Makes the model say "low" from the second epoch on."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 1:
+            self.model.get_layer("classifier").bias.assign([50.0, 0.0, 0.0])
+
+
+class Rates(keras.callbacks.Callback):
+    """The learning rate at the first step of each phase."""
+
+    def __init__(self):
+        super().__init__()
+        self.rates = []
+
+    def on_train_begin(self, logs=None):
+        self.rates.append(float(self.model.optimizer.learning_rate))
+
+
+@pytest.fixture(scope="module")
+def both(noise, tmp_path_factory):
+    """The folder of 2 + 1 epochs, whose second one is spoilt; the model; the first rates."""
+    folder, rates = tmp_path_factory.mktemp("both"), Rates()
+    train, val = loaders(noise)
+    model = keras_sanet.SANet(
+        CLASSES,
+        "resnet_tiny",
+        input_shape=(24, 32, 3),
+        aggregator_filters=8,
+        pyramid_filters=8,
+        dropout=0,
+    )
+    model = training.fit(
+        model,
+        train,
+        val,
+        folder,
+        epochs=2,
+        lovasz_epochs=1,
+        learning_rate=1e-3,
+        extra_callbacks=[Spoil(), rates],
+        verbose=0,
+    )
+    return folder, model, rates.rates
+
+
+def test_both_phases_leave_their_model_and_figures(both):
+    files = {path.name for path in both[0].iterdir() if path.is_file()}
+    assert files == {"cross_entropy.keras", "cross_entropy.csv", "lovasz.keras", "lovasz.csv"}
+
+
+def test_the_csv_has_a_line_an_epoch_with_every_figure(both):
+    folder = both[0]
+    assert [row["epoch"] for row in rows(folder / "cross_entropy.csv")] == [0, 1]
+    (row,) = rows(folder / "lovasz.csv")
+    figures = ("loss", "cross_entropy", "pixel_accuracy", "mean_iou")
+    assert {*figures, *(f"val_{name}" for name in figures)} <= set(row)
+    assert np.isfinite(list(row.values())).all()
+
+
+def validate(path, noise):
+    model = keras.saving.load_model(path, compile=False)
+    training.compile(model, 1)
+    return model.evaluate(loaders(noise)[1], verbose=0, return_dict=True)
+
+
+def test_the_checkpoint_kept_has_the_least_validation_cross_entropy(both, noise):
+    folder = both[0]
+    figures = [row["val_cross_entropy"] for row in rows(folder / "cross_entropy.csv")]
+    assert np.argmin(figures) == 0  # the second epoch is spoilt
+    found = validate(folder / "cross_entropy.keras", noise)["cross_entropy"]
+    assert found == pytest.approx(figures[0], rel=1e-5)
+
+
+def test_the_second_phase_keeps_the_best_mean_iou(both, noise):
+    folder = both[0]
+    (row,) = rows(folder / "lovasz.csv")
+    found = validate(folder / "lovasz.keras", noise)["mean_iou"]
+    assert found == pytest.approx(row["val_mean_iou"], rel=1e-5)
+
+
+def test_the_second_phase_starts_at_a_tenth_of_the_rate(both):
+    assert both[2] == pytest.approx([1e-3, 1e-4])
+
+
+def test_fit_returns_the_best_model_not_compiled(both):
+    folder, model, _ = both
+    assert not model.compiled
+    saved = keras.saving.load_model(folder / "lovasz.keras", compile=False)
+    for ours, theirs in zip(model.get_weights(), saved.get_weights()):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+# Resuming
+
+
+class Interrupt(keras.callbacks.Callback):
+    """Ctrl-C in the second step of the second epoch."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.epoch == 1 and batch == 1:
+            raise KeyboardInterrupt
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+
+class Count(keras.callbacks.Callback):
+    """Epochs that were begun."""
+
+    def __init__(self):
+        super().__init__()
+        self.epochs = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epochs.append(epoch)
+
+
+def three_epochs(noise, folder, *extra):
+    keras.utils.set_random_seed(0)
+    train, val = loaders(noise)
+    return training.fit(
+        fcn(), train, val, folder, 3, learning_rate=1e-3, extra_callbacks=extra, verbose=0
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(noise, tmp_path_factory):
+    """The folder of 3 epochs in one go."""
+    folder = tmp_path_factory.mktemp("whole")
+    three_epochs(noise, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resumed(noise, tmp_path_factory):
+    """The folder of 3 epochs, interrupted in the second; and the epochs of the second call."""
+    folder, count = tmp_path_factory.mktemp("resumed"), Count()
+    with pytest.raises(KeyboardInterrupt):
+        three_epochs(noise, folder, Interrupt())
+    three_epochs(noise, folder, count)
+    return folder, count.epochs
+
+
+def test_a_resumed_run_goes_on_after_its_last_whole_epoch(resumed):
+    assert resumed[1] == [1, 2]
+
+
+def test_a_resumed_run_gives_the_figures_of_an_uninterrupted_one(whole, resumed):
+    expected, found = rows(whole / "cross_entropy.csv"), rows(resumed[0] / "cross_entropy.csv")
+    assert [row["epoch"] for row in found] == [0, 1, 2]
+    for one, other in zip(found, expected):
+        assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_each_epoch_has_its_own_draws(whole):
+    # Otherwise the test above would not see a wrong epoch.
+    losses = [row["loss"] for row in rows(whole / "cross_entropy.csv")]
+    assert all(abs(a - b) > 1e-3 for a, b in itertools.pairwise(losses))
+
+
+def test_a_resumed_run_keeps_the_same_checkpoint(whole, resumed):
+    one, other = (
+        keras.saving.load_model(folder / "cross_entropy.keras", compile=False).get_weights()
+        for folder in (whole, resumed[0])
+    )
+    for a, b in zip(one, other):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_finished_run_is_not_repeated(noise, whole):
+    before = (whole / "cross_entropy.csv").read_text()
+    count = Count()
+    model = three_epochs(noise, whole, count)
+    assert count.epochs == []
+    assert (whole / "cross_entropy.csv").read_text() == before
+    saved = keras.saving.load_model(whole / "cross_entropy.keras", compile=False)
+    np.testing.assert_array_equal(model.get_weights()[0], saved.get_weights()[0])
+
+
+def test_without_epochs_nothing_is_trained(noise, tmp_path):
+    model = fcn()
+    train, val = loaders(noise)
+    assert training.fit(model, train, val, tmp_path / "none", 0) is model
+    assert not (tmp_path / "none").exists()
+
+
+# Plain Keras
+
+
+def arrays(rng):
+    """2 images and masks whose classes are in the brightness."""
+    mask = rng.integers(0, CLASSES, (2, 24, 1), dtype="uint8").repeat(32, axis=2)
+    image = np.repeat(100 * mask[..., None], 3, axis=-1)
+    mask[:, 0] = 255
+    return image, mask
+
+
+def test_plain_compile_and_fit_take_the_losses_and_metrics(rng):
+    model = fcn()
+    model.compile(
+        keras.optimizers.Adam(1e-3),
+        SegmentationLoss(lovasz_weight=0.5),
+        metrics=[CrossEntropy(), MeanIoU(CLASSES), PixelAccuracy(CLASSES)],
+        **PLAIN,
+    )
+    history = model.fit(*arrays(rng), batch_size=2, epochs=4, verbose=0).history
+    assert set(history) == {"loss", "cross_entropy", "mean_iou", "pixel_accuracy"}
+    assert history["loss"][-1] < history["loss"][0]
+
+
+def test_the_auxiliary_fcn_trains_with_a_dict_of_targets(rng):
+    model = fcn(auxiliary="s3")
+    training.compile(model, decay_steps=10, learning_rate=1e-3)
+    images, masks = arrays(rng)
+    targets = {"logits": masks, "auxiliary": masks}
+    before = [weight.copy() for weight in model.get_layer("auxiliary_classifier").get_weights()]
+    history = model.fit(images, targets, batch_size=2, epochs=1, verbose=0).history
+    # The sum of both, the auxiliary one weighed 0.4 (PSPNet).
+    parts = history["logits_loss"][0] + 0.4 * history["auxiliary_loss"][0]
+    assert history["loss"][0] == pytest.approx(parts, rel=1e-5)
+    assert "logits_mean_iou" in history and "auxiliary_mean_iou" not in history
+    after = model.get_layer("auxiliary_classifier").get_weights()
+    assert all((a != b).any() for a, b in zip(before, after))
