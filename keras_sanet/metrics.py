@@ -44,12 +44,21 @@ def _divide(numerator, denominator):
     return ops.where(known, numerator / ops.where(known, denominator, 1.0), float("nan"))
 
 
+def _class_ids(y_pred):
+    """Class of the largest value, the first of equal ones. On TensorFlow and JAX `ops.argmax` of
+    floats first tells -0.0 from 0.0, which takes twice as long as all of this."""
+    if keras.backend.backend() == "torch":
+        return ops.argmax(y_pred, axis=-1)
+    return ops.argmax(ops.equal(y_pred, ops.max(y_pred, axis=-1, keepdims=True)), axis=-1)
+
+
 class _ConfusionMetric(keras.metrics.Metric):
     """A figure of the confusion matrix of all pixels seen since `reset_state`.
 
     Args:
         num_classes: number of classes, void not counted.
-        ignore_class: label of void pixels. Labels outside 0..num_classes - 1 do not count either.
+        ignore_class: label of void pixels. Labels and predicted ids outside 0..num_classes - 1 do
+            not count either.
         sparse_y_pred: True where predictions are class ids, False where logits or probabilities.
         class_names: names by class id, for `per_class`.
 
@@ -91,24 +100,31 @@ class _ConfusionMetric(keras.metrics.Metric):
     def update_state(self, y_true, y_pred, sample_weight=None):
         y_pred = ops.convert_to_tensor(y_pred)
         if not self.sparse_y_pred:
-            y_pred = ops.argmax(y_pred, axis=-1)
+            y_pred = _class_ids(y_pred)
         y_true = ops.reshape(ops.cast(y_true, "int32"), (-1,))
         y_pred = ops.reshape(ops.cast(y_pred, "int32"), (-1,))
         n = self.num_classes
         counts = (y_true != self.ignore_class) & (y_true >= 0) & (y_true < n)
+        if self.sparse_y_pred:
+            counts = counts & (y_pred >= 0) & (y_pred < n)
         # Pixels that do not count go to a cell past the matrix.
         cells = ops.where(counts, y_true * n + y_pred, n * n)
         if sample_weight is None:
-            matrix = self._histogram(ops.ones_like(cells), cells)
+            matrix = self._histogram(cells)
             self.low.assign_add(matrix % _LOW)
             self.high.assign_add(matrix // _LOW)
         else:
             weights = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-            self.weighted.assign_add(self._histogram(weights, cells))
+            self.weighted.assign_add(self._histogram(cells, weights))
 
-    def _histogram(self, weights, cells):
+    def _histogram(self, cells, weights=None):
         n = self.num_classes
-        return ops.reshape(ops.segment_sum(weights, cells, n * n + 1)[: n * n], (n, n))
+        if keras.backend.backend() == "torch":  # whose segment_sum is slow and adds in float32
+            sums = ops.bincount(cells, weights=weights, minlength=n * n + 1)
+        else:
+            weights = ops.ones_like(cells) if weights is None else weights
+            sums = ops.segment_sum(weights, cells, n * n + 1)
+        return ops.reshape(sums[: n * n], (n, n))
 
     def result(self):
         confusion = ops.cast(self.low, "float32") + ops.cast(self.high, "float32") * float(_LOW)
@@ -156,7 +172,8 @@ class _ConfusionMetric(keras.metrics.Metric):
 def _assign_sum(variable, value):
     """Assigns the sum over replicas: all of it to the first. (Assigned from outside, TensorFlow
     gives each of n replicas value // n and so loses odd counts.)"""
-    replicas = getattr(variable.value, "values", None) or [variable]
+    replicas = getattr(variable.value, "values", None)
+    replicas = replicas if isinstance(replicas, tuple) else [variable]  # PyTorch has a method
     for index, replica in enumerate(replicas):
         replica.assign(value if index == 0 else np.zeros_like(value))
 

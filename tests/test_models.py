@@ -165,7 +165,7 @@ def test_taps_are_read_in_the_order_given(taps):
         assert tensor is model.get_layer(f"adapter_{tap}").output
 
 
-def test_a_backbone_of_ones_own_is_taken_by_its_taps(compiled, rng):
+def test_a_backbone_of_ones_own_is_taken_by_its_taps():
     image = keras.Input((None, None, 3))
     fine = keras.layers.Conv2D(4, 3, 2, padding="same")(image)
     coarse = keras.layers.Conv2D(8, 3, 2, padding="same")(fine)
@@ -173,7 +173,7 @@ def test_a_backbone_of_ones_own_is_taken_by_its_taps(compiled, rng):
     model = sanet(backbone=backbone, taps=("fine", "coarse"))
     # The last tap, of 8 channels, joins y and two branches of 4.
     assert fusing_channels(model) == 8 + 4 + 2 * 4
-    assert compiled(model)(random_image(rng, 9, 11)).shape == (2, 9, 11, CLASSES)
+    assert model.output_shape == (None, None, None, CLASSES)
 
 
 # Errors
