@@ -93,6 +93,8 @@ def train(options):
         run = Path(options.resume)
         if not (run / "config.json").is_file():
             raise FileNotFoundError(f"{run} holds no config.json, so there is no run to resume.")
+        if (run / "model.keras").is_file():
+            raise FileExistsError(f"The run {run} is finished; its model is {run / 'model.keras'}.")
         saved = json.loads((run / "config.json").read_text("utf-8"))["arguments"]
         options = argparse.Namespace(**{**vars(options), **saved, "output": str(run)})
     elif options.dataset is None:

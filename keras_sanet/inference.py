@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -23,7 +22,8 @@ def predict_probabilities(model, image, scales=(1.0,), flip=False, window=None):
 
     Returns: float32 (height, width, classes), the size of the image whatever the scales.
 
-    Raises: ValueError where the image is not of that shape or `scales` is empty or not above 0.
+    Raises: ValueError where the image is not of that shape, `scales` is empty or not above 0, or
+        `window` is not above 0.
     """
     if isinstance(image, (str, Path)):
         image = read_image(image)
@@ -34,6 +34,8 @@ def predict_probabilities(model, image, scales=(1.0,), flip=False, window=None):
         raise ValueError(f"`scales` must be numbers above 0. Received: scales={scales}.")
     if isinstance(window, int):
         window = (window, window)
+    if window is not None and min(window) < 1:
+        raise ValueError(f"`window` must be at least 1 pixel. Received: window={window}.")
     size = image.shape[:2]
     total = 0.0
     for scale in scales:
@@ -56,7 +58,7 @@ def _predict(model, image, window):
         return _forward(model, image)
     height, width = image.shape[:2]
     padding = [(0, max(0, w - n)) for n, w in zip((height, width), window)]
-    padded = np.pad(image, (*padding, (0, 0)), mode="reflect" if min(height, width) > 1 else "edge")
+    padded = np.pad(image, (*padding, (0, 0)), mode="reflect")
     total, count = 0.0, np.zeros((*padded.shape[:2], 1), "float32")
     for top in _starts(padded.shape[0], window[0]):
         for left in _starts(padded.shape[1], window[1]):
@@ -78,7 +80,7 @@ def _starts(size, window):
 def _forward(model, image):
     logits = model.predict_on_batch(np.ascontiguousarray(image)[None])
     logits = logits["logits"] if isinstance(logits, dict) else logits
-    return keras.ops.convert_to_numpy(ops.softmax(logits, axis=-1))[0]
+    return ops.convert_to_numpy(ops.softmax(logits, axis=-1))[0]
 
 
 def _resize(array, size):

@@ -128,7 +128,7 @@ def fit(
     Calling it again with the same folder resumes: finished epochs are not repeated.
 
     Args:
-        model: an uncompiled model.
+        model: a model with one output; it is compiled here.
         train, validation: from `pipeline.make_dataset`.
         folder: see `callbacks`.
         epochs, lovasz_epochs: of the two phases; 0 leaves a phase out.
@@ -139,6 +139,11 @@ def fit(
 
     Returns: the best model of the last phase, not compiled.
     """
+    if isinstance(model.output, dict):
+        raise ValueError(
+            "`training.fit` trains a model with one output. With an auxiliary output, call "
+            "`training.compile` and `model.fit` with targets {'logits': masks, 'auxiliary': masks}."
+        )
     if lovasz_learning_rate is None:
         lovasz_learning_rate = learning_rate / 10
     phases = (

@@ -138,6 +138,12 @@ def test_train_resume_without_a_run_is_an_error(tmp_path):
     assert f"error: {tmp_path}/nothing holds no config.json" in error
 
 
+def test_train_does_not_resume_a_finished_run(trained):
+    code, _, error = call("train", "--resume", trained[0])
+    assert (code, str(trained[0] / "model.keras") in error) == (1, True)
+    assert "is finished" in error
+
+
 def test_train_into_a_folder_that_is_not_empty_names_the_ways_out(trained, data):
     code, _, error = train(data, "--output", trained[0])
     assert code == 1

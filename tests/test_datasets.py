@@ -165,6 +165,11 @@ def test_sub_folders_are_the_splits(tmp_path):
     }
 
 
+def test_a_hidden_sub_folder_is_no_split(one):
+    (one / "images/.ipynb_checkpoints").mkdir()
+    assert list(datasets.load("folder", one).splits) == ["train", "val"]
+
+
 def test_an_image_may_be_a_jpeg_and_its_mask_is_the_png_of_its_stem(tmp_path):
     make_folder(tmp_path, ["a"])
     (tmp_path / "images/a.png").unlink()

@@ -212,6 +212,12 @@ def test_a_float_image_is_predicted_like_a_uint8_one(pixelwise, rng):
     )
 
 
+@pytest.mark.parametrize("window", [0, (8, -1)])
+def test_windows_must_be_above_0(constant, window):
+    with pytest.raises(ValueError, match="`window` must be at least 1 pixel"):
+        predict_mask(constant, np.zeros((4, 4, 3), "uint8"), window=window)
+
+
 @pytest.mark.parametrize("scales", [(), (0,), (1.0, -0.5)])
 def test_scales_must_be_above_0_and_not_empty(constant, scales):
     with pytest.raises(ValueError, match="`scales` must be numbers above 0"):

@@ -260,6 +260,14 @@ def test_gates_are_four_sequences_within_their_ranges(rng):
     assert to_numpy(gates["candidate"]).min() < 0
 
 
+def test_gates_of_mixed_precision_have_the_dtype_of_the_maps(rng):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    layer = ConvLSTMAggregator(4)
+    gates = layer.gates([keras.ops.cast(normal(rng, 2, 4, 5, 3), "bfloat16") for _ in range(3)])
+    assert [keras.backend.standardize_dtype(g.dtype) for g in gates.values()] == ["bfloat16"] * 4
+    assert all(np.isfinite(to_numpy(gate)).all() for gate in gates.values())
+
+
 def test_forget_bias_is_one_at_first_and_the_others_zero():
     layer = ConvLSTMAggregator(2)
     layer.build([(1, 4, 4, 3)])

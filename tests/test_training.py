@@ -306,6 +306,11 @@ def test_plain_compile_and_fit_take_the_losses_and_metrics(rng):
     assert history["loss"][-1] < history["loss"][0]
 
 
+def test_fit_refuses_a_model_with_an_auxiliary_output_and_says_what_to_do(noise, tmp_path):
+    with pytest.raises(ValueError, match="targets {'logits': masks, 'auxiliary': masks}"):
+        training.fit(fcn(auxiliary="s3"), *loaders(noise), tmp_path, epochs=1)
+
+
 def test_the_auxiliary_fcn_trains_with_a_dict_of_targets(rng):
     model = fcn(auxiliary="s3")
     training.compile(model, decay_steps=10, learning_rate=1e-3)

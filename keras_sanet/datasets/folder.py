@@ -25,7 +25,7 @@ def load(root):
                 f"There is no folder {folder}. A data set of one's own has images/, masks/ and "
                 "classes.txt."
             )
-    parts = sorted(path.name for path in images.iterdir() if path.is_dir())
+    parts = sorted(p.name for p in images.iterdir() if p.is_dir() and not p.name.startswith("."))
     if parts:
         splits = {part: pair(images / part, masks / part) for part in parts}
     else:

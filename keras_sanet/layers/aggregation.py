@@ -165,6 +165,7 @@ class ConvLSTMAggregator(keras.layers.Layer):
             yield {"input": i, "forget": f, "output": o, "candidate": g}, h
 
     def _convolve(self, x, kernel, dilation_rate):
+        kernel = ops.cast(kernel, x.dtype)  # `gates` is called without Keras's autocasting
         return ops.conv(
             x, kernel, padding="same", data_format="channels_last", dilation_rate=dilation_rate
         )

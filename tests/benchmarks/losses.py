@@ -3,7 +3,8 @@
     KERAS_BACKEND=jax python tests/benchmarks/losses.py
 
 Prints medians, least times and ratios of medians to the exact loss. The peers run in turn, so
-that a load on the machine slows all alike. Compiled by jax.jit on JAX and tf.function on TensorFlow; PyTorch runs eagerly.
+that a load on the machine slows all alike. Compiled by jax.jit on JAX and tf.function on
+TensorFlow; PyTorch runs eagerly.
 """
 
 import time
