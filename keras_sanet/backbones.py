@@ -124,15 +124,7 @@ def build(variant, input_shape=(None, None, 3), output_stride=8, name=None):
                 name=f"layer{stage}_{index}",
             )
         taps[f"s{stage}"] = x
-    return raw_image_model(image, taps, name or variant)
-
-
-def raw_image_model(image, outputs, name):
-    """A functional model whose input stays float32 under mixed precision (half floats would round
-    raw 0..255 before the normalisation); its layers keep their own policy."""
-    model = keras.Model(image, outputs, name=name)
-    model.dtype_policy = keras.DTypePolicy("float32")
-    return model
+    return keras.Model(image, taps, name=name or variant)
 
 
 def _basic_block(x, planes, stride, dilation, width, groups, name):

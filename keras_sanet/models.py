@@ -8,7 +8,6 @@ import keras
 from keras import layers
 
 from keras_sanet import backbones, weights
-from keras_sanet.backbones import raw_image_model
 from keras_sanet.layers import (
     ConvLSTMAggregator,
     FeatureAdapter,
@@ -66,6 +65,8 @@ def SANet(
         raise ValueError(
             f'`fusion` must be "concatenate", "add" or "aggregated". Received: fusion={fusion!r}.'
         )
+    if isinstance(taps, str) or len(taps) == 0:
+        raise ValueError(f"`taps` must be a list of names, one at least. Received: taps={taps!r}.")
     image, features, last = _features(backbone, backbone_weights, input_shape)
     maps = [
         FeatureAdapter(aggregator_filters, name=f"adapter_{tap}")(_tap(features, tap), target=last)
@@ -81,7 +82,7 @@ def SANet(
         y = layers.Add(name="fusion")([last, y])
     x = PyramidPooling(pyramid_filters, bins, name="pyramid_pooling")(y)
     logits = _classify(x, image, num_classes, dropout, class_names, palette)
-    return raw_image_model(image, logits, name)
+    return keras.Model(image, logits, name=name)
 
 
 def PSPNet(
@@ -105,7 +106,7 @@ def PSPNet(
     image, _, last = _features(backbone, backbone_weights, input_shape)
     x = PyramidPooling(pyramid_filters, bins, name="pyramid_pooling")(last)
     logits = _classify(x, image, num_classes, dropout, class_names, palette)
-    return raw_image_model(image, logits, name)
+    return keras.Model(image, logits, name=name)
 
 
 def FCN(
@@ -144,7 +145,7 @@ def FCN(
     if auxiliary is not None:
         x = layers.Conv2D(num_classes, 1, name="auxiliary_classifier")(_tap(features, auxiliary))
         outputs = {"logits": outputs, "auxiliary": SegmentationOutput(name="auxiliary")(x, image)}
-    return raw_image_model(image, outputs, name)
+    return keras.Model(image, outputs, name=name)
 
 
 def _features(backbone, backbone_weights, input_shape):

@@ -78,6 +78,7 @@ def _read(path):
     if path.suffix in (".pth", ".pt"):
         torch = _import("torch", "torch", path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)  # as training scripts wrap it
         return {name: value.float().numpy() for name, value in state.items()}
     raise ValueError(
         f"{path} must end in .safetensors, .safetensors.xz, .pth or .pt to be read as a checkpoint."

@@ -318,6 +318,15 @@ def test_a_16_bit_mask_is_read_as_ids(one):
     np.testing.assert_array_equal(mask, ids)
 
 
+def test_a_negative_id_is_not_taken_for_the_first_class(one):
+    # PNG has no negative numbers, TIFF has.
+    Image.fromarray(np.full((2, 3), -1, "int32")).save(one / "masks/a.tif")
+    Image.fromarray(rgb(size=(2, 3))).save(one / "images/a.png")
+    dataset = datasets.load("folder", one)
+    with pytest.raises(ValueError, match=r"label ids \[-1\]"):
+        dataset.read(Sample(one / "images/a.png", one / "masks/a.tif"))
+
+
 def test_a_mask_of_bits_is_read_as_0_and_1(one):
     bits = np.array([[True, False, True]] * 2)
     save(one / "masks/a.png", bits)

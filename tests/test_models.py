@@ -82,6 +82,14 @@ def test_sanet_is_finite_in_mixed_precision(policy, compiled, rng):
     assert np.isfinite(to_numpy(logits)).all()
 
 
+def test_mixed_float16_scales_the_loss():
+    keras.config.set_dtype_policy("mixed_float16")
+    model = sanet()
+    model.compile("sgd", SegmentationLoss())
+    # Keras wraps the optimizer of a model with this policy; small gradients would become 0.
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+
+
 def test_mixed_precision_does_not_round_the_image(compiled):
     # As for the backbones: in bfloat16 100.2 would become 100.
     keras.config.set_dtype_policy("mixed_bfloat16")
@@ -177,6 +185,12 @@ def test_a_backbone_of_ones_own_is_taken_by_its_taps():
 
 
 # Errors
+
+
+@pytest.mark.parametrize("taps", ["s4", ()])
+def test_taps_must_be_a_list_of_one_name_at_least(taps):
+    with pytest.raises(ValueError, match="`taps` must be a list of names"):
+        sanet(taps=taps)
 
 
 @pytest.mark.parametrize(

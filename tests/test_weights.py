@@ -66,6 +66,15 @@ def assert_refused(backbone, path, error, *messages):
         np.testing.assert_array_equal(new, old)
 
 
+def test_a_state_dict_that_a_training_script_wrapped_is_found(state, tmp_path):
+    torch = pytest.importorskip("torch")
+    tensors = {name: torch.tensor(value) for name, value in state.items()}
+    torch.save({"epoch": 3, "state_dict": tensors}, tmp_path / "last.pth")
+    backbone = backbones.build("resnet_tiny")
+    weights.load_checkpoint(backbone, tmp_path / "last.pth")
+    assert_loaded(backbone, state)
+
+
 @pytest.mark.parametrize("suffix", [".pth", ".pt", ".safetensors", ".safetensors.xz"])
 def test_every_format_loads_without_the_classifier(suffix, state, tmp_path):
     backbone = backbones.build("resnet_tiny")

@@ -80,9 +80,10 @@ class Dataset:
         ids = _read(sample.mask, _check_mask)
         if ids.shape != image.shape[:2]:
             raise ValueError(_sizes_differ(sample, image.shape[1::-1], ids.shape[::-1]))
-        mask = self._table[np.clip(ids, 0, len(self._table) - 1)]
-        if mask.min() < 0 or ids.max() >= len(self._table):
-            unknown = np.unique(ids[mask < 0])[:10].tolist()
+        listed = (ids >= 0) & (ids < len(self._table))
+        mask = self._table[np.where(listed, ids, 0)]
+        if not listed.all() or mask.min() < 0:
+            unknown = np.unique(ids[~listed | (mask < 0)])[:10].tolist()
             raise ValueError(
                 f"{sample.mask} holds the label ids {unknown}, which are no class of "
                 f"{self.name!r}. Known ids: {_ranges(self.class_ids)}."
