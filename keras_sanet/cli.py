@@ -52,13 +52,13 @@ def main(arguments=None):
 def demo(options):
     """Trains a small SANet on drawn street scenes, and shows what it learnt."""
     output = _new_folder(options.output)
-    dataset = datasets.load("scenes")
     print(
-        f"Trains a small SANet on {len(dataset.samples('train'))} drawn street scenes for "
+        f"Trains a small SANet on {datasets.scenes.SPLITS['train']} drawn street scenes for "
         f"{options.epochs} epochs with cross-entropy and {options.lovasz_epochs} with "
         "Lovász-softmax: about 4 minutes on two cores.",
         flush=True,
     )
+    dataset = datasets.load("scenes")  # draws them, the first time
     keras.utils.set_random_seed(0)
     train = pipeline.make_dataset(
         dataset, "train", (144, 192), batch_size=4, seed=0, scale_range=(0.8, 1.6)
@@ -81,7 +81,7 @@ def demo(options):
         options.lovasz_epochs,
         learning_rate=3e-3,
         lovasz_learning_rate=1e-3,
-        verbose=2,
+        verbose=_verbosity(),
     )
     _finish(model, dataset, output, (1.0,))
     print(f"Use it:    keras-sanet predict {output / 'model.keras'} IMAGE ...")
@@ -150,7 +150,7 @@ def train(options):
         options.lovasz_epochs,
         options.learning_rate,
         extra_callbacks=[_ExpectedTime(total)],
-        verbose=options.verbose,
+        verbose=_verbosity() if options.verbose is None else options.verbose,
     )
     _finish(model, dataset, output, (options.image_scale,), options.val_split)
     scales = "" if options.image_scale == 1 else f" --scales {options.image_scale:g}"
@@ -236,7 +236,7 @@ def _tracked(items, title):
     """The items behind a progress bar; says the expected time after the second of them (the first
     one compiles)."""
     start = None
-    for index, item in enumerate(track(items, title, disable=not sys.stderr.isatty())):
+    for index, item in enumerate(track(items, title, disable=not sys.stdout.isatty())):
         if index == 1:
             start = time.monotonic()
         yield item
@@ -262,6 +262,11 @@ class _ExpectedTime(keras.callbacks.Callback):
             step = (time.monotonic() - self._start) / (self._AFTER - 1)
             rest = _duration(step * (self._steps - self._done))
             print(f"\n{step:.2f} s a step: about {rest} of training, and validation.", flush=True)
+
+
+def _verbosity():
+    """Keras's progress bar on a terminal, a line an epoch elsewhere."""
+    return 1 if sys.stdout.isatty() else 2
 
 
 def _duration(seconds):
@@ -383,7 +388,12 @@ def _parser():
         default="float32",
         help="dtype policy",
     )
-    sub.add_argument("--verbose", type=int, default=1, choices=(0, 1, 2), help="Keras's")
+    sub.add_argument(
+        "--verbose",
+        type=int,
+        choices=(0, 1, 2),
+        help="no output, a progress bar (on terminals if absent), a line an epoch",
+    )
 
     sub = command(evaluate)
     sub.add_argument("saved_model", metavar="MODEL.keras", help="a saved model")
