@@ -4,9 +4,8 @@
     python examples/train.py --dataset camvid --data CAMVID --backbone resnext50
     python examples/train.py --cpu-devices 2 --epochs 1 --steps 2 --output two.keras
 
-The last line runs two replicas on one CPU, as the tests do. Expect, of the first on two cores, some
-10 s an epoch after the first and a validation mean IoU that rises every epoch. Not measured:
-several GPUs.
+The last line runs two replicas on one CPU, as the tests do. Expect the validation mean IoU to
+rise from epoch to epoch. Not measured: several GPUs.
 """
 
 import argparse
