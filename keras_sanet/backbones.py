@@ -18,8 +18,7 @@ Strides are those of `output_stride=8`, the paper's.
 import keras
 from keras import layers
 
-from keras_sanet.layers import GroupedConv2D
-from keras_sanet.layers.convolution import batch_normalization
+from keras_sanet.layers import BatchNormalization, Conv2D
 
 # ImageNet's mean and standard deviation of RGB / 255, which torchvision and timm train with.
 _MEAN = (0.485, 0.456, 0.406)
@@ -108,7 +107,7 @@ def build(variant, input_shape=(None, None, 3), output_stride=8, name=None):
         name="normalization",
     )(image)
     x = _convolution(x, stem, 7, stride=2, name="conv1")
-    s0 = layers.ReLU(name="s0")(batch_normalization("bn1")(x))
+    s0 = layers.ReLU(name="s0")(BatchNormalization(name="bn1")(x))
     # Zeros pad as -inf would: a ReLU comes before.
     x = layers.MaxPooling2D(3, 2, name="maxpool")(layers.ZeroPadding2D(1, name="maxpool_pad")(s0))
     taps = {"s0": s0}
@@ -131,9 +130,9 @@ def _basic_block(x, planes, stride, dilation, width, groups, name):
     """Two 3x3 convolutions (ResNet-18)."""
     shortcut = _shortcut(x, planes, stride, name)
     x = _convolution(x, planes, 3, stride, dilation, name=f"{name}_conv1")
-    x = layers.ReLU(name=f"{name}_relu1")(batch_normalization(f"{name}_bn1")(x))
+    x = layers.ReLU(name=f"{name}_relu1")(BatchNormalization(name=f"{name}_bn1")(x))
     x = _convolution(x, planes, 3, 1, dilation, name=f"{name}_conv2")
-    x = batch_normalization(f"{name}_bn2")(x)
+    x = BatchNormalization(name=f"{name}_bn2")(x)
     return layers.ReLU(name=name)(layers.Add(name=f"{name}_add")([x, shortcut]))
 
 
@@ -141,11 +140,11 @@ def _bottleneck_block(x, planes, stride, dilation, width, groups, name):
     """1x1, (grouped) 3x3, 1x1 to four times the planes."""
     shortcut = _shortcut(x, 4 * planes, stride, name)
     x = _convolution(x, width, 1, name=f"{name}_conv1")
-    x = layers.ReLU(name=f"{name}_relu1")(batch_normalization(f"{name}_bn1")(x))
+    x = layers.ReLU(name=f"{name}_relu1")(BatchNormalization(name=f"{name}_bn1")(x))
     x = _convolution(x, width, 3, stride, dilation, groups, name=f"{name}_conv2")
-    x = layers.ReLU(name=f"{name}_relu2")(batch_normalization(f"{name}_bn2")(x))
+    x = layers.ReLU(name=f"{name}_relu2")(BatchNormalization(name=f"{name}_bn2")(x))
     x = _convolution(x, 4 * planes, 1, name=f"{name}_conv3")
-    x = batch_normalization(f"{name}_bn3")(x)
+    x = BatchNormalization(name=f"{name}_bn3")(x)
     return layers.ReLU(name=name)(layers.Add(name=f"{name}_add")([x, shortcut]))
 
 
@@ -153,7 +152,7 @@ def _shortcut(x, filters, stride, name):
     if stride == 1 and x.shape[-1] == filters:
         return x
     x = _convolution(x, filters, 1, stride, name=f"{name}_downsample_0")
-    return batch_normalization(f"{name}_downsample_1")(x)
+    return BatchNormalization(name=f"{name}_downsample_1")(x)
 
 
 def _convolution(x, filters, size, stride=1, dilation=1, groups=1, name=None):
@@ -168,8 +167,7 @@ def _convolution(x, filters, size, stride=1, dilation=1, groups=1, name=None):
         "use_bias": False,
         # He et al.'s variance; JAX compiles uniform draws several times faster than normal ones.
         "kernel_initializer": keras.initializers.VarianceScaling(2.0, "fan_out", "uniform"),
+        "groups": groups,
         "name": name,
     }
-    if groups > 1:
-        return GroupedConv2D(filters, size, groups=groups, **arguments)(x)
-    return layers.Conv2D(filters, size, **arguments)(x)
+    return Conv2D(filters, size, **arguments)(x)

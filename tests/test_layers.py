@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from keras_sanet.layers import (
+    BatchNormalization,
+    Conv2D,
     ConvLSTMAggregator,
     FeatureAdapter,
-    GroupedConv2D,
     PyramidPooling,
     SegmentationOutput,
 )
@@ -32,11 +33,17 @@ CASES = {
         False,
         5,
     ),
-    "GroupedConv2D": (
-        lambda: GroupedConv2D(6, 3, groups=2, padding="same", dilation_rate=2),
+    "Conv2D": (
+        lambda: Conv2D(6, 3, groups=2, padding="same", dilation_rate=2),
         lambda layer, x, t: layer(x),
         False,
         6,
+    ),
+    "BatchNormalization": (
+        lambda: BatchNormalization(),
+        lambda layer, x, t: layer(x),
+        False,
+        4,
     ),
     "SegmentationOutput": (
         lambda: SegmentationOutput(["a", "b", "c", "d"], [[i, 2 * i, 255] for i in range(4)]),
@@ -399,51 +406,6 @@ def test_all_weights_of_the_pyramid_survive_a_keras_file(tmp_path, compiled, rng
 def test_pyramid_names_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         PyramidPooling(**{"filters": 2, **arguments})
-
-
-# GroupedConv2D
-
-
-@pytest.mark.parametrize("arguments", [{"strides": 2}, {"dilation_rate": 2}], ids=str)
-@pytest.mark.parametrize(("channels", "groups"), [(8, 4), (128, 32)])
-def test_grouped_convolution_equals_pytorch(channels, groups, arguments, rng):
-    torch = pytest.importorskip("torch")
-    x = normal(rng, 2, 9, 8, channels)
-    layer = GroupedConv2D(2 * channels, 3, groups=groups, **arguments)
-    y = to_numpy(layer(x))
-    expected = torch.nn.functional.conv2d(
-        torch_maps(x),
-        torch.tensor(to_numpy(layer.kernel)).permute(3, 2, 0, 1),
-        torch.tensor(to_numpy(layer.bias)),
-        stride=arguments.get("strides", 1),
-        dilation=arguments.get("dilation_rate", 1),
-        groups=groups,
-    )
-    np.testing.assert_allclose(y, keras_maps(expected), rtol=0, atol=1e-4)
-
-
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch runs the native form only")
-@pytest.mark.parametrize("arguments", [{"strides": 2}, {"dilation_rate": 2}], ids=str)
-def test_chunks_of_groups_equal_the_native_form(arguments, rng):
-    x = keras.ops.convert_to_tensor(normal(rng, 1, 9, 8, 192))
-    layer = GroupedConv2D(384, 3, groups=24, **arguments)
-    layer.build(x.shape)
-    # 192 channels make up to 3 chunks of 64; 3 divides the 24 groups.
-    assert layer._chunks(192) == 3
-    native = keras.layers.Conv2D.convolution_op(layer, x, layer.kernel)
-    np.testing.assert_allclose(
-        to_numpy(layer.convolution_op(x, layer.kernel)), to_numpy(native), rtol=0, atol=1e-4
-    )
-
-
-def test_grouped_convolution_takes_the_weights_of_the_stock_layer(rng):
-    arguments = {"filters": 12, "kernel_size": 3, "groups": 4, "padding": "same"}
-    x = normal(rng, 1, 6, 5, 8)
-    stock, layer = keras.layers.Conv2D(**arguments), GroupedConv2D(**arguments)
-    stock.build(x.shape)
-    layer.build(x.shape)
-    layer.set_weights(stock.get_weights())
-    np.testing.assert_allclose(to_numpy(layer(x)), to_numpy(stock(x)), rtol=0, atol=1e-4)
 
 
 # SegmentationOutput

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_sanet.layers.convolution import convolve
 from keras_sanet.layers.resizing import resize
 
 
@@ -44,7 +45,7 @@ class FeatureAdapter(keras.layers.Layer):
     def call(self, inputs, target):
         x = resize(inputs, ops.shape(target)[1:3])
         if self.filters is not None:
-            x = ops.conv(x, self.kernel, padding="valid", data_format="channels_last")
+            x = convolve(x, self.kernel)
         return x
 
     def compute_output_shape(self, inputs_shape, target_shape):
@@ -166,9 +167,7 @@ class ConvLSTMAggregator(keras.layers.Layer):
 
     def _convolve(self, x, kernel, dilation_rate):
         kernel = ops.cast(kernel, x.dtype)  # `gates` is called without Keras's autocasting
-        return ops.conv(
-            x, kernel, padding="same", data_format="channels_last", dilation_rate=dilation_rate
-        )
+        return convolve(x, kernel, dilation_rate=(dilation_rate, dilation_rate))
 
     def _unit_forget_bias(self, shape, dtype=None):
         zeros, ones = ops.zeros((self.filters,), dtype), ops.ones((self.filters,), dtype)

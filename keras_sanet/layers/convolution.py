@@ -1,66 +1,169 @@
-"""Grouped convolution that is fast where the backend's own is not, and the batch norm we use."""
+"""Convolution in the form that is quickest where it runs.
+
+`convolve` computes what `keras.ops.conv` does. Accelerators and their libraries are left alone; on
+a CPU it takes another road where the backend's own is slow:
+
+- a 1x1 convolution is one matrix product (all backends);
+- TensorFlow's own operation dilates and groups by oneDNN, where Keras's goes through copies of the
+  map, or XLA;
+- a 3x3 convolution to far fewer channels multiplies first and adds the shifted products after
+  (all backends);
+- XLA (JAX) computes the gradient of a kernel up to four times slower than as matrix products, and
+  that of a grouped convolution some 80 times slower than that of a dense one. So neighbouring
+  groups are joined to chunks of at least `_CHUNK_CHANNELS` channels, and each chunk is one dense
+  convolution with a block-diagonal kernel: the same sums, plus products with zeros.
+"""
+
+import functools
 
 import keras
 from keras import ops
 
-
-def batch_normalization(name=None, dtype=None):
-    """Batch normalisation with PyTorch's defaults: epsilon 1e-5, momentum 0.1 (Keras's 0.9)."""
-    return keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5, name=name, dtype=dtype)
+# Fewer, wider chunks compile faster and multiply more zeros.
+_CHUNK_CHANNELS = 64
 
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
-class GroupedConv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D` with `groups`, quick on every backend and device.
+class Conv2D(keras.layers.Conv2D):
+    """`keras.layers.Conv2D`, channels last, that is quick on every backend and device.
 
-    XLA on the CPU (JAX, and TensorFlow through it) computes the gradient of a grouped convolution
-    some 80 times slower than that of a dense one. There, neighbouring groups are joined to chunks
-    of at least `_CHUNK_CHANNELS` channels, and each chunk is one dense convolution with a
-    block-diagonal kernel: the same sums, plus products with zeros. PyTorch and accelerators have
-    a native form, and use it. Weights and results are those of `Conv2D`.
+    Weights and results are those of the stock layer. On TensorFlow without an accelerator, where
+    XLA makes a training step slower, `compile(jit_compile="auto")` leaves XLA off.
 
-    Args: those of `keras.layers.Conv2D`; channels last.
+    Args: those of `keras.layers.Conv2D`.
     Call arguments: inputs, (batch, height, width, channels).
     Returns: (batch, new height, new width, filters).
     """
 
-    # Fewer, wider chunks compile faster and multiply more zeros.
-    _CHUNK_CHANNELS = 64
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **{"data_format": "channels_last", **kwargs})
+        self.supports_jit = keras.backend.backend() != "tensorflow" or not runs_on_cpu()
 
     def convolution_op(self, inputs, kernel):
-        native = keras.backend.backend() == "torch" or not runs_on_cpu()
-        if self.groups == 1 or native:
-            return super().convolution_op(inputs, kernel)
-        chunks = self._chunks(inputs.shape[-1])
-        return ops.concatenate(
-            [
-                ops.conv(x, k, self.strides, self.padding, "channels_last", self.dilation_rate)
-                for x, k in zip(ops.split(inputs, chunks, axis=-1), self._dense(kernel, chunks))
-            ],
-            axis=-1,
-        )
+        return convolve(inputs, kernel, self.strides, self.padding, self.dilation_rate, self.groups)
 
-    def _chunks(self, channels):
-        """The largest number of chunks that divides the groups and keeps each chunk wide enough."""
-        most = max(1, min(self.groups, channels // self._CHUNK_CHANNELS))
-        return max(n for n in range(1, most + 1) if self.groups % n == 0)
 
-    def _dense(self, kernel, chunks):
-        """(k, k, in / groups, filters) -> for each chunk (k, k, in / chunks, filters / chunks)."""
-        rows, columns, depth, _ = kernel.shape
-        joined = self.groups // chunks
-        width = self.filters // self.groups
-        kernel = ops.reshape(kernel, (rows, columns, depth, chunks, joined, width))
-        diagonal = ops.eye(joined, dtype=kernel.dtype)[:, None, :, None]
-        return [
-            ops.reshape(
-                kernel[:, :, None, :, chunk] * diagonal,
-                (rows, columns, joined * depth, joined * width),
-            )
-            for chunk in range(chunks)
-        ]
+def convolve(inputs, kernel, strides=(1, 1), padding="same", dilation_rate=(1, 1), groups=1):
+    """`ops.conv` of (batch, height, width, channels) with (rows, columns, channels / groups,
+    filters)."""
+    backend = keras.backend.backend()
+    kernel = ops.convert_to_tensor(kernel)
+    if runs_on_cpu():
+        if kernel.shape[:2] == (1, 1) and groups == 1:
+            if max(strides) > 1:
+                inputs = inputs[:, :: strides[0], :: strides[1]]
+            return _multiply(inputs, ops.reshape(kernel, kernel.shape[2:]))
+        if _is_wide(kernel) and padding == "same" and max(strides) == groups == 1:
+            return _multiply_then_shift(inputs, kernel, dilation_rate)
+        if backend == "tensorflow" and _has_onednn() and 1 in (max(strides), max(dilation_rate)):
+            import tensorflow as tf
+
+            return tf.nn.conv2d(inputs, kernel, strides, padding.upper(), dilations=dilation_rate)
+        if backend != "torch" and groups > 1:
+            return _convolve_chunks(inputs, kernel, strides, padding, dilation_rate, groups)
+        if backend == "jax" and _is_odd(kernel) and padding == "same" and max(strides) == 1:
+            from keras_sanet.layers import convolution_jax
+
+            return convolution_jax.convolve(inputs, kernel, dilation_rate)
+    return ops.conv(inputs, kernel, strides, padding, "channels_last", dilation_rate)
+
+
+def _multiply(inputs, matrix):
+    """(batch, height, width, channels) times (channels, filters)."""
+    if keras.backend.backend() != "jax":
+        return ops.matmul(inputs, matrix)
+    from keras_sanet.layers import convolution_jax
+
+    return convolution_jax.multiply(inputs, matrix)
+
+
+def _is_wide(kernel):
+    """Whether a kernel has many more channels than filters."""
+    return _is_odd(kernel) and kernel.shape[2] >= 4 * kernel.shape[3]
+
+
+def _is_odd(kernel):
+    return kernel.shape[0] % 2 == kernel.shape[1] % 2 == 1
+
+
+def _multiply_then_shift(inputs, kernel, dilation_rate):
+    """Every cell times all positions of the kernel, one matrix product; then each product goes
+    where its position of the kernel sends it."""
+    rows, columns, channels, _ = kernel.shape
+    matrix = ops.reshape(ops.transpose(kernel, (2, 0, 1, 3)), (channels, -1))
+    products = iter(ops.split(_multiply(inputs, matrix), rows * columns, axis=-1))
+    total = 0
+    for i in range(rows):
+        for j in range(columns):
+            down, right = (i - rows // 2) * dilation_rate[0], (j - columns // 2) * dilation_rate[1]
+            total = total + _shift(_shift(next(products), down, axis=1), right, axis=2)
+    return total
+
+
+def _shift(x, cells, axis):
+    """x[n + cells] at n, zeros beyond the end."""
+    if cells == 0:
+        return x
+    kept, padding = [slice(None)] * 4, [(0, 0)] * 4
+    kept[axis] = slice(cells, None) if cells > 0 else slice(None, cells)
+    padding[axis] = (max(-cells, 0), max(cells, 0))
+    return ops.pad(x, padding)[tuple(kept)]
 
 
 def runs_on_cpu():
-    """Whether TensorFlow or JAX computes on the CPU."""
+    """Whether the backend computes on the CPU."""
+    if keras.backend.backend() == "torch":
+        return ops.convert_to_tensor(0.0).device.type == "cpu"
     return keras.distribution.list_devices()[0].lower().startswith("cpu")
+
+
+@functools.cache
+def _has_onednn():
+    """Whether TensorFlow's CPU convolutions have gradients with groups and dilation.
+
+    oneDNN's have, and it depends on the build, the processor and the environment: so try.
+    """
+    import tensorflow as tf
+
+    with tf.init_scope():
+        x, kernel = tf.ones((1, 3, 3, 4)), tf.ones((3, 3, 2, 4))
+
+        @tf.function
+        def gradients(x, kernel):
+            return tf.gradients(tf.nn.conv2d(x, kernel, 1, "SAME", dilations=2), [x, kernel])
+
+        try:
+            gradients(x, kernel)
+        except tf.errors.OpError:
+            return False
+        return True
+
+
+def _convolve_chunks(inputs, kernel, strides, padding, dilation_rate, groups):
+    chunks = chunk_count(groups, inputs.shape[-1])
+    outputs = [
+        ops.conv(x, k, strides, padding, "channels_last", dilation_rate)
+        for x, k in zip(ops.split(inputs, chunks, axis=-1), _block_diagonal(kernel, groups, chunks))
+    ]
+    return ops.concatenate(outputs, axis=-1)
+
+
+def chunk_count(groups, channels):
+    """The largest number of chunks that divides the groups and keeps each chunk wide enough."""
+    most = max(1, min(groups, channels // _CHUNK_CHANNELS))
+    return max(n for n in range(1, most + 1) if groups % n == 0)
+
+
+def _block_diagonal(kernel, groups, chunks):
+    """(k, k, in / groups, filters) -> for each chunk (k, k, in / chunks, filters / chunks)."""
+    rows, columns, depth, filters = kernel.shape
+    joined, width = groups // chunks, filters // groups
+    kernel = ops.reshape(kernel, (rows, columns, depth, chunks, joined, width))
+    diagonal = ops.eye(joined, dtype=kernel.dtype)[:, None, :, None]
+    return [
+        ops.reshape(
+            kernel[:, :, None, :, chunk] * diagonal,
+            (rows, columns, joined * depth, joined * width),
+        )
+        for chunk in range(chunks)
+    ]

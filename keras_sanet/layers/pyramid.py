@@ -1,10 +1,13 @@
 """Pyramid pooling (paper, section III-B and IV-B; Zhao et al., PSPNet, 2017)."""
 
+import itertools
+
 import keras
 from keras import ops
 
-from keras_sanet.layers.convolution import batch_normalization
-from keras_sanet.layers.resizing import resizing_matrix
+from keras_sanet.layers.convolution import Conv2D, convolve
+from keras_sanet.layers.normalization import BatchNormalization
+from keras_sanet.layers.resizing import resizing_matrix, weigh_rows
 
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
@@ -48,69 +51,67 @@ class PyramidPooling(keras.layers.Layer):
         self.branch_filters = branch_filters
         policy = self.dtype_policy
         self.convolutions = [
-            keras.layers.Conv2D(
+            Conv2D(
                 branch_filters or filters, 1, use_bias=False, dtype=policy, name=f"branch{n}_conv"
             )
             for n in self.bins or ()
         ]
         self.normalizations = [
-            batch_normalization(f"branch{n}_bn", policy) for n in self.bins or ()
+            BatchNormalization(name=f"branch{n}_bn", dtype=policy) for n in self.bins or ()
         ]
-        self.normalization = batch_normalization("bn", policy)
+        self.normalization = BatchNormalization(name="bn", dtype=policy)
 
     def build(self, input_shape):
-        channels = input_shape[-1]
-        branch_filters = self.branch_filters or self.filters
-        for n, convolution, normalization in self._branches():
-            convolution.build((None, n, n, channels))
-            normalization.build((None, n, n, branch_filters))
+        widths = self._widths(input_shape[-1])
+        for n, convolution, normalization in zip(
+            self.bins or (), self.convolutions, self.normalizations
+        ):
+            convolution.build((None, n, n, widths[0]))
+            normalization.build((None, n, n, widths[1]))
         self.kernel = self.add_weight(
-            (3, 3, channels + len(self.convolutions) * branch_filters, self.filters),
-            "glorot_uniform",
-            name="kernel",
+            (3, 3, sum(widths), self.filters), "glorot_uniform", name="kernel"
         )
         self.normalization.build((None, None, None, self.filters))
 
+    def _widths(self, channels):
+        """Channels of the map and of each branch, as the kernel reads them."""
+        return [channels] + [self.branch_filters or self.filters] * len(self.convolutions)
+
     def call(self, inputs, training=None):
-        channels = inputs.shape[-1]
-        x = ops.conv(
-            inputs, self.kernel[:, :, :channels], padding="same", data_format="channels_last"
-        )
         if self.bins:
-            x = x + self._fuse_pyramid(inputs, self.kernel[:, :, channels:], training)
+            starts = _starts(self._widths(inputs.shape[-1]))
+            kernel, *branches = ops.split(self.kernel, starts, axis=2)
+            x = convolve(inputs, kernel) + self._fuse_pyramid(inputs, branches, training)
+        else:
+            x = convolve(inputs, self.kernel)
         return ops.relu(self.normalization(x, training=training))
 
-    def _fuse_pyramid(self, inputs, kernel, training):
+    def _fuse_pyramid(self, inputs, kernels, training):
         """The pyramid's part of the 3x3 convolution, (batch, height, width, filters)."""
         _, height, width, _ = ops.shape(inputs)
         dtype = inputs.dtype
-        strips = ops.einsum(
-            "ih,bhwc->biwc",
-            ops.concatenate([_pooling_matrix(n, height, dtype) for n in self.bins]),
-            inputs,
+        strips = weigh_rows(
+            ops.concatenate([_pooling_matrix(n, height, dtype) for n in self.bins]), inputs
         )
-        spread, columns, row = [], [], 0
-        kernels = ops.split(kernel, len(self.bins), axis=2)
-        for (n, convolution, normalization), kernel in zip(self._branches(), kernels):
-            cells = ops.einsum(
-                "jw,biwc->bijc", _pooling_matrix(n, width, dtype), strips[:, row : row + n]
-            )
-            row += n
+        strips = ops.split(strips, _starts(self.bins), axis=1)
+        spread, columns = [], []
+        for n, convolution, normalization, strip, kernel in zip(
+            self.bins, self.convolutions, self.normalizations, strips, kernels
+        ):
+            cells = ops.matmul(_pooling_matrix(n, width, dtype), strip)
             cells = ops.relu(normalization(convolution(cells), training=training))
-            # Cell (i, j) times kernel position (p, q), then over the rows of the map.
-            products = ops.einsum("bijf,pqfo->bpiqjo", cells, kernel)
-            products = ops.reshape(products, (-1, 3 * n, 3 * n, self.filters))
-            spread.append(
-                ops.einsum("hk,bklo->bhlo", _spreading_matrix(height, n, dtype), products)
+            # Every cell (i, j) times every kernel position (p, q), then over the rows of the map.
+            products = ops.matmul(
+                ops.reshape(cells, (1, -1, cells.shape[-1])),
+                ops.reshape(kernel, (9, -1, self.filters)),
             )
+            products = ops.reshape(products, (3, 3, -1, n, n, self.filters))
+            products = ops.transpose(products, (2, 0, 3, 1, 4, 5))
+            products = ops.reshape(products, (-1, 3 * n, 3 * n, self.filters))
+            spread.append(weigh_rows(_spreading_matrix(height, n, dtype), products))
             columns.append(_spreading_matrix(width, n, dtype))
         # Over the columns, all grids at once.
-        return ops.einsum(
-            "wl,bhlo->bhwo", ops.concatenate(columns, axis=1), ops.concatenate(spread, axis=2)
-        )
-
-    def _branches(self):
-        return zip(self.bins or (), self.convolutions, self.normalizations)
+        return ops.matmul(ops.concatenate(columns, axis=1), ops.concatenate(spread, axis=2))
 
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.filters)
@@ -122,6 +123,11 @@ class PyramidPooling(keras.layers.Layer):
             "bins": self.bins,
             "branch_filters": self.branch_filters,
         }
+
+
+def _starts(lengths):
+    """Where each part but the first begins."""
+    return list(itertools.accumulate(lengths))[:-1]
 
 
 def _pooling_matrix(cells, size, dtype):

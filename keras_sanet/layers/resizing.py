@@ -11,11 +11,22 @@ from keras import ops
 def resize(x, size):
     """(batch, height, width, channels) to (batch, *size, channels); sizes may be tensors."""
     _, height, width, _ = ops.shape(x)
-    for axis, (new, old) in enumerate(zip(size, (height, width))):
-        if not (isinstance(new, int) and isinstance(old, int) and new == old):
-            equation = ("nh,bhwc->bnwc", "nw,bhwc->bhnc")[axis]
-            x = ops.einsum(equation, resizing_matrix(new, old, x.dtype), x)
+    if not _same(size[0], height):
+        x = weigh_rows(resizing_matrix(size[0], height, x.dtype), x)
+    if not _same(size[1], width):
+        x = ops.matmul(resizing_matrix(size[1], width, x.dtype), x)
     return x
+
+
+def weigh_rows(matrix, x):
+    """Sums of rows: (new, height) times (batch, height, width, channels)."""
+    _, height, width, channels = ops.shape(x)
+    x = ops.matmul(matrix, ops.reshape(x, (-1, height, width * channels)))
+    return ops.reshape(x, (-1, matrix.shape[0] or ops.shape(matrix)[0], width, channels))
+
+
+def _same(new, old):
+    return isinstance(new, int) and isinstance(old, int) and new == old
 
 
 def resizing_matrix(new, old, dtype):
