@@ -60,37 +60,49 @@ def _lovasz_softmax(y_true, y_pred, from_logits, ignore_class, classes, per_imag
         raise ValueError(f"`num_bins` must be a positive integer or None. Received: {num_bins}.")
     probabilities = ops.softmax(y_pred, axis=-1) if from_logits else y_pred
 
-    # (groups, classes, pixels), a group being an image or the batch
+    # (groups, pixels, classes), a group being an image or the batch; pixels last to sort them
     groups = ops.shape(y_pred)[0] if per_image else 1
-    labels = ops.reshape(_labels(y_true, y_pred), (groups, 1, -1))
-    probabilities = ops.transpose(ops.reshape(probabilities, (groups, -1, num_classes)), (0, 2, 1))
+    labels = ops.reshape(_labels(y_true, y_pred), (groups, -1, 1))
+    probabilities = ops.reshape(probabilities, (groups, -1, num_classes))
     ids = ops.arange(num_classes, dtype="int32")
     if isinstance(classes, (list, tuple)):
         ids = ops.convert_to_tensor(list(classes), dtype="int32")
-        probabilities = ops.take(probabilities, ids, axis=1)
+        probabilities = ops.take(probabilities, ids, axis=-1)
+    pixels = 1
+    if num_bins is None:
+        pixels = 2
+        ids = ids[:, None]
+        labels = ops.reshape(labels, (groups, 1, -1))
+        probabilities = ops.transpose(probabilities, (0, 2, 1))
     valid = ops.not_equal(labels, ignore_class)
-    foreground = ops.logical_and(ops.equal(labels, ids[:, None]), valid)
-    errors = ops.abs(ops.cast(foreground, "float32") - probabilities)
-    errors = ops.where(valid, errors, 0.0)
+    foreground = ops.logical_and(ops.equal(labels, ids), valid)
 
     if num_bins is None:
-        losses = _sorted_loss(errors, foreground, valid)
+        losses = _sorted_loss(_errors(probabilities, foreground, valid), foreground, valid)
     else:
-        losses = _binned_loss(errors, foreground, valid, num_bins)
-    present = ops.any(foreground, axis=-1)
+        row = ops.shape(y_pred)[-2]
+        losses = _binned_loss(probabilities, foreground, valid, num_bins, row)
+    present = ops.any(foreground, axis=pixels)
     if classes == "present":
         losses = ops.where(present, losses, 0.0)
         count = ops.sum(ops.cast(present, "float32"), axis=-1)
         return ops.sum(losses, axis=-1) / ops.maximum(count, 1.0)
-    return ops.mean(ops.where(present, losses, ops.max(errors, axis=-1)), axis=-1)
+    largest = ops.max(_errors(probabilities, foreground, valid), axis=pixels)
+    return ops.mean(ops.where(present, losses, largest), axis=-1)
+
+
+def _errors(probabilities, foreground, valid):
+    """|[y = c] - p_c|, 0 at void pixels."""
+    return ops.where(valid, ops.abs(ops.cast(foreground, "float32") - probabilities), 0.0)
 
 
 def _sorted_loss(errors, foreground, valid):
-    """Exact loss of each class, (groups, classes)."""
+    """Exact loss of each class, (groups, classes), from (groups, classes, pixels)."""
+    valid = ops.broadcast_to(valid, ops.shape(errors))
     order = ops.argsort(ops.where(valid, -errors, 1.0), axis=-1)
     foreground = ops.take_along_axis(foreground, order, axis=-1)
     inside = ops.cast(foreground, "int32")
-    outside = ops.cast(ops.take_along_axis(_like(valid, errors), order, axis=-1), "int32") - inside
+    outside = ops.cast(ops.take_along_axis(valid, order, axis=-1), "int32") - inside
     weights = _weights(
         foreground,
         total=ops.sum(inside, axis=-1, keepdims=True),
@@ -101,36 +113,46 @@ def _sorted_loss(errors, foreground, valid):
     return ops.sum(errors * ops.stop_gradient(weights), axis=-1)
 
 
-def _binned_loss(errors, foreground, valid, num_bins):
-    """Loss of each class from histograms of its errors, (groups, classes)."""
-    shape = ops.shape(errors)
-    rows = shape[0] * shape[1]
-    inside = ops.cast(foreground, "int32")
-    bins = ops.clip(ops.cast(errors * num_bins, "int32"), 0, num_bins - 1)
-    # One histogram each of the class's pixels and of the others: cells (row, inside, bin).
-    row = ops.reshape(ops.arange(rows, dtype="int32"), (shape[0], shape[1], 1))
-    cells = ops.reshape((2 * row + inside) * num_bins + bins, (-1,))
-    counts = ops.segment_sum(
-        ops.reshape(ops.cast(_like(valid, errors), "int32"), (-1,)), cells, 2 * rows * num_bins
-    )
-    counts = ops.cast(ops.reshape(counts, (-1, 2, num_bins)), "float32")
+def _binned_loss(probabilities, foreground, valid, num_bins, row):
+    """Loss of each class, (groups, classes), from (groups, pixels, classes) in rows of `row`.
+
+    Each class has `num_bins` cells for the errors of other pixels, and as many for those of its
+    own; void pixels share one more cell.
+    """
+    groups, _, classes = ops.shape(probabilities)
+    bins = ops.cast(ops.stop_gradient(probabilities) * num_bins, "int32")
+    bins = ops.clip(bins, 0, num_bins - 1)
+    bins = ops.where(foreground, 2 * num_bins - 1 - bins, bins)  # the error of its own is 1 - p
+    void = groups * classes * 2 * num_bins
+    first = ops.reshape(ops.arange(0, void, 2 * num_bins, dtype="int32"), (groups, 1, classes))
+    cells = ops.reshape(ops.where(valid, first + bins, void), (-1,))
+
+    counts = ops.reshape(histogram(cells, void + 1)[:void], (groups, classes, 2, num_bins))
+    counts = ops.cast(counts, "float32")
     larger = ops.sum(counts, axis=-1, keepdims=True) - ops.cumsum(counts, axis=-1)
     (others, own), (others_larger, own_larger) = _pair(counts), _pair(larger)
     total = ops.sum(own, axis=-1, keepdims=True)
-    weights = ops.stack(
-        [
-            _weights(
-                False,
-                total,
-                inside_before=own_larger + own / 2,
-                outside_before=others_larger + ops.relu(others - 1) / 2,
-            ),
-            _weights(True, total, inside_before=None, outside_before=others_larger + others / 2),
-        ],
-        axis=1,
+    of_others = _weights(
+        False,
+        total,
+        inside_before=own_larger + own / 2,
+        outside_before=others_larger + ops.relu(others - 1) / 2,
     )
-    weights = ops.reshape(ops.take(ops.reshape(weights, (-1,)), cells), shape)
-    return ops.sum(errors * ops.stop_gradient(weights), axis=-1)
+    of_own = _weights(True, total, inside_before=None, outside_before=others_larger + others / 2)
+    # Errors are p and 1 - p: the sum of weight x error is one of +-weight x p and a constant.
+    signed = ops.reshape(ops.stack([of_others, -of_own], axis=2), (-1,))
+    signed = ops.take(ops.concatenate([signed, ops.zeros((1,))]), cells, axis=0)
+    signed = ops.stop_gradient(ops.reshape(signed, ops.shape(probabilities)))
+    # Row by row: one float32 sum over all pixels would lose digits.
+    sums = ops.sum(ops.reshape(probabilities * signed, (groups, -1, row, classes)), axis=2)
+    return ops.sum(sums, axis=1) + ops.sum(own * of_own, axis=-1)
+
+
+def histogram(cells, size, weights=None):
+    """How often each number of 0 .. size - 1 is in `cells` (int32, 1-d), or its sum of weights."""
+    if keras.backend.backend() == "torch":  # whose segment_sum is slow and adds in float32
+        return ops.bincount(cells, weights=weights, minlength=size)
+    return ops.segment_sum(ops.ones_like(cells) if weights is None else weights, cells, size)
 
 
 def _weights(foreground, total, inside_before, outside_before):
@@ -144,12 +166,7 @@ def _weights(foreground, total, inside_before, outside_before):
 
 
 def _pair(x):
-    return x[:, 0], x[:, 1]
-
-
-def _like(mask, x):
-    """(groups, 1, pixels) to the shape of x."""
-    return ops.broadcast_to(mask, ops.shape(x))
+    return x[..., 0, :], x[..., 1, :]
 
 
 def _labels(y_true, y_pred):

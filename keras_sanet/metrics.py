@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sanet.losses import cross_entropy_sums
+from keras_sanet.losses import cross_entropy_sums, histogram
 
 # Counts are kept in two int32 words, low = count mod 2^12 and high = count div 2^12 summed apart:
 # exact up to 2^43 pixels and for at least 2^19 updates, on backends without 64-bit integers too.
@@ -110,21 +110,16 @@ class _ConfusionMetric(keras.metrics.Metric):
         # Pixels that do not count go to a cell past the matrix.
         cells = ops.where(counts, y_true * n + y_pred, n * n)
         if sample_weight is None:
-            matrix = self._histogram(cells)
+            matrix = self._matrix(cells)
             self.low.assign_add(matrix % _LOW)
             self.high.assign_add(matrix // _LOW)
         else:
             weights = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-            self.weighted.assign_add(self._histogram(cells, weights))
+            self.weighted.assign_add(self._matrix(cells, weights))
 
-    def _histogram(self, cells, weights=None):
+    def _matrix(self, cells, weights=None):
         n = self.num_classes
-        if keras.backend.backend() == "torch":  # whose segment_sum is slow and adds in float32
-            sums = ops.bincount(cells, weights=weights, minlength=n * n + 1)
-        else:
-            weights = ops.ones_like(cells) if weights is None else weights
-            sums = ops.segment_sum(weights, cells, n * n + 1)
-        return ops.reshape(sums[: n * n], (n, n))
+        return ops.reshape(histogram(cells, n * n + 1, weights)[: n * n], (n, n))
 
     def result(self):
         confusion = ops.cast(self.low, "float32") + ops.cast(self.high, "float32") * float(_LOW)

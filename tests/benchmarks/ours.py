@@ -1,5 +1,6 @@
 """The package's side of the benchmarks, on the backend of KERAS_BACKEND."""
 
+import keras
 import numpy as np
 
 import keras_sanet
@@ -23,3 +24,44 @@ def prediction(size, batch_size=1, num_classes=40):
     image = rng.integers(0, 256, (batch_size, size, size, 3)).astype("uint8")
 
     return lambda: model.predict_on_batch(image).argmax(-1)
+
+
+def lovasz_softmax(size, batch_size, num_classes, num_bins=None):
+    """Value and gradient, compiled by jax.jit and tf.function; PyTorch runs eagerly."""
+    rng = np.random.default_rng(0)
+    shape = (batch_size, size, size)
+    labels = keras.ops.convert_to_tensor(rng.integers(0, num_classes, shape).astype("int32"))
+    logits = keras.ops.convert_to_tensor(
+        2 * rng.standard_normal((*shape, num_classes), dtype="float32")
+    )
+    compute = value_and_gradient(
+        lambda x: keras_sanet.losses.lovasz_softmax(labels, x, num_bins=num_bins)
+    )
+    return lambda: [keras.ops.convert_to_numpy(x) for x in compute(logits)]
+
+
+def value_and_gradient(function):
+    """Function of a tensor to (value, gradient), compiled where the backend compiles."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(jax.value_and_grad(function))
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function
+        def compute(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                value = function(x)
+            return value, tape.gradient(value, x)
+
+        return compute
+    import torch
+
+    def compute(x):
+        x = x.detach().requires_grad_(True)
+        value = function(x)
+        return value.detach(), torch.autograd.grad(value, x)[0]
+
+    return compute

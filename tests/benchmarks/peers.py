@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).parent
+BACKENDS = ("tensorflow", "jax", "torch")
 
 
 @dataclasses.dataclass
@@ -43,14 +44,13 @@ class Peer:
             text=True,
             env=environment,
         )
-        self.times, self.peaks = [], []
-        self._read()
+        self.times = []
+        _, self.before = self._read()
 
     def run(self):
         print("run", file=self.process.stdin, flush=True)
-        seconds, peak = self._read()
+        seconds, self.peak = self._read()
         self.times.append(seconds)
-        self.peaks.append(peak)
 
     def stop(self):
         self.process.stdin.close()
@@ -76,9 +76,14 @@ class Peer:
     def least(self):
         return min(self.times[2:])
 
+    @property
+    def rise(self):
+        """MiB by which the peak resident set rose from before the first step on."""
+        return (self.peak - self.before) / 1024
+
 
 def compare(peers, rounds):
-    """Runs all peers in turn; the first two rounds compile and warm up. Returns the peers."""
+    """Runs all peers in turn; the first two rounds compile and warm up."""
     for peer in peers:
         peer.start()
         peer.run()
@@ -87,30 +92,33 @@ def compare(peers, rounds):
             peer.run()
     for peer in peers:
         peer.stop()
-    return peers
 
 
-def table(title, peers, base):
-    """Prints medians and their ratio to that of the peer `base`."""
-    reference = next(peer for peer in peers if peer.name == base)
+def table(title, peers):
+    """Prints first, median and least time, the ratio of the median to that of the first peer, and
+    the rise of the peak resident set."""
     print(f"\n{title}")
-    print(f"{'':28}{'first s':>9}{'median ms':>11}{'least ms':>10}{'ratio':>8}")
+    print(f"{'':30}{'first s':>9}{'median ms':>11}{'least ms':>10}{'ratio':>8}{'rise MiB':>10}")
     for peer in peers:
         print(
-            f"{peer.name:28}{peer.first:9.2f}{1000 * peer.median:11.1f}{1000 * peer.least:10.1f}"
-            f"{peer.median / reference.median:8.2f}",
+            f"{peer.name:30}{peer.first:9.2f}{1000 * peer.median:11.1f}{1000 * peer.least:10.1f}"
+            f"{peer.median / peers[0].median:8.2f}{peer.rise:10.0f}",
             flush=True,
         )
 
 
 def _worker(module, make, arguments):
     step = getattr(importlib.import_module(module), make)(**eval(arguments))  # our own repr
-    print("peer: 0 0", flush=True)
+    _report(0)
     for _ in sys.stdin:
         start = time.perf_counter()
         step()
-        seconds = time.perf_counter() - start
-        print("peer:", seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, flush=True)
+        _report(time.perf_counter() - start)
+
+
+def _report(seconds):
+    """Seconds, and the peak resident set in KiB."""
+    print("peer:", seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, flush=True)
 
 
 if __name__ == "__main__":

@@ -150,3 +150,30 @@ def prediction(size, batch_size=1, num_classes=40):
             return model(image).argmax(1).numpy()
 
     return step
+
+
+def lovasz_softmax(size, batch_size, num_classes):
+    """Value and gradient by the authors' algorithm: class by class, sort, cumulative Jaccard."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn((batch_size, num_classes, size, size), generator=generator)
+    logits = logits.to(memory_format=torch.channels_last).requires_grad_()
+    labels = torch.randint(num_classes, (batch_size, size, size), generator=generator).flatten()
+
+    def step():
+        probabilities = logits.softmax(1).permute(0, 2, 3, 1).flatten(0, 2)
+        losses = []
+        for index in range(num_classes):
+            foreground = (labels == index).float()
+            if not foreground.any():
+                continue
+            errors, order = (foreground - probabilities[:, index]).abs().sort(descending=True)
+            foreground = foreground[order]
+            intersection = foreground.sum() - foreground.cumsum(0)
+            union = foreground.sum() + (1 - foreground).cumsum(0)
+            jaccard = 1 - intersection / union
+            jaccard[1:] = jaccard[1:] - jaccard[:-1]
+            losses.append(errors @ jaccard)
+        (gradient,) = torch.autograd.grad(torch.stack(losses).mean(), logits)
+        return gradient.numpy()
+
+    return step
