@@ -143,9 +143,10 @@ def _binned_loss(probabilities, foreground, valid, num_bins, row):
     signed = ops.reshape(ops.stack([of_others, -of_own], axis=2), (-1,))
     signed = ops.take(ops.concatenate([signed, ops.zeros((1,))]), cells, axis=0)
     signed = ops.stop_gradient(ops.reshape(signed, ops.shape(probabilities)))
-    # Row by row: one float32 sum over all pixels would lose digits.
-    sums = ops.sum(ops.reshape(probabilities * signed, (groups, -1, row, classes)), axis=2)
-    return ops.sum(sums, axis=1) + ops.sum(own * of_own, axis=-1)
+    # In two steps: one float32 sum over all pixels would lose digits, and be slow.
+    sums = ops.sum(ops.reshape(probabilities * signed, (groups, -1, row * classes)), axis=1)
+    sums = ops.sum(ops.reshape(sums, (groups, row, classes)), axis=1)
+    return sums + ops.sum(own * of_own, axis=-1)
 
 
 def histogram(cells, size, weights=None):
