@@ -6,7 +6,6 @@ from pathlib import Path
 
 import keras
 
-from keras_sanet.layers.convolution import runs_on_cpu
 from keras_sanet.losses import LovaszSoftmax, SegmentationLoss
 from keras_sanet.metrics import CrossEntropy, MeanIoU, PixelAccuracy
 from keras_sanet.schedules import poly_decay
@@ -36,11 +35,8 @@ def compile(
         weight_decay: of AdamW, on all weights (PyTorch's default; Keras's is 0.004).
         loss: "cross_entropy", "lovasz", or a `keras.losses.Loss`.
         ignore_class: label of void pixels.
-        kwargs: for `model.compile`. `jit_compile` is off by default for TensorFlow on the CPU,
-            where XLA makes a step of these models slower.
+        kwargs: for `model.compile`.
     """
-    if keras.backend.backend() == "tensorflow" and runs_on_cpu():
-        kwargs = {"jit_compile": False, **kwargs}
     losses = {
         "cross_entropy": SegmentationLoss(lovasz_weight=0.0, ignore_class=ignore_class),
         "lovasz": LovaszSoftmax(ignore_class=ignore_class, num_bins=_LOVASZ_BINS),
@@ -62,6 +58,8 @@ def compile(
     optimizer = keras.optimizers.AdamW(
         poly_decay(learning_rate, decay_steps), weight_decay=weight_decay, epsilon=1e-8
     )
+    # Else TensorFlow creates the optimizer's variables inside the step, and traces it twice.
+    optimizer.build(model.trainable_variables)
     model.compile(optimizer, loss, metrics=metrics, **kwargs)
 
 

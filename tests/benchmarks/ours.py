@@ -10,7 +10,7 @@ def train_step(size, batch_size, num_classes=40, metrics=False):
     model = keras_sanet.SANet(num_classes)
     keras_sanet.training.compile(model, 1000)
     if not metrics:
-        model.compile(model.optimizer, model.loss, jit_compile=model.jit_compile)
+        model.compile(model.optimizer, model.loss)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (batch_size, size, size, 3)).astype("uint8")
     labels = rng.integers(0, num_classes, (batch_size, size, size)).astype("uint8")
@@ -65,3 +65,50 @@ def value_and_gradient(function):
         return value.detach(), torch.autograd.grad(value, x)[0]
 
     return compute
+
+
+def aggregation(kind, grid, filters=256, maps=5):
+    """Gradient by the inputs and the weights of the sum of the result."""
+    rng = np.random.default_rng(0)
+    count = 2 * maps - 1 if kind == "one convolution" else maps
+    x = rng.standard_normal((1, count, grid, grid, filters)).astype("float32")
+    if kind == "ConvLSTMAggregator":
+        layer = keras_sanet.layers.ConvLSTMAggregator(filters)
+        call = lambda x: layer(keras.ops.unstack(x, axis=1))  # noqa: E731
+    elif kind == "ConvLSTM2D":
+        layer = keras.layers.ConvLSTM2D(filters, 3, padding="same", dilation_rate=2)
+        call = layer
+    else:
+        layer = keras.layers.Conv2D(4 * filters, 3, padding="same", dilation_rate=2)
+        call = lambda x: layer(x[0])  # noqa: E731
+    x = keras.ops.convert_to_tensor(x)
+    call(x)  # builds
+    kernels = [v.value for v in layer.trainable_variables]
+    if keras.backend.backend() == "jax":
+        import jax
+
+        def total(kernels, x):
+            mapping = list(zip(layer.trainable_variables, kernels))
+            with keras.StatelessScope(mapping):
+                return keras.ops.mean(call(x) ** 2)
+
+        gradient = jax.jit(jax.grad(total, argnums=(0, 1)))
+        return lambda: jax.block_until_ready(gradient(kernels, x))
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function
+        def gradient(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                total = keras.ops.mean(call(x) ** 2)
+            return tape.gradient(total, [x, *kernels])
+
+        return lambda: gradient(x)[0].numpy()
+    import torch
+
+    def gradient():
+        inputs = x.detach().requires_grad_()
+        return torch.autograd.grad((call(inputs) ** 2).mean(), [inputs, *kernels])
+
+    return gradient
