@@ -70,7 +70,6 @@ def main():
                 cross_entropy_weight=1.0, lovasz_weight=1.0, num_bins=256
             ),
             metrics=[keras_sanet.metrics.MeanIoU(data.num_classes)],
-            jit_compile=bool(tf.config.list_physical_devices("GPU")),
         )
     model.fit(
         train.take(steps),
