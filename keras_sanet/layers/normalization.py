@@ -29,7 +29,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
             or self.synchronized
             or mask is not None
             or keras.backend.standardize_dtype(inputs.dtype) != "float32"
-            or not all((self.scale, self.center, not getattr(self, "renorm", False)))
+            or not (self.scale and self.center)
+            or getattr(self, "renorm", False)
         ):
             return super().call(inputs, training=training, mask=mask)
         batch_statistics = bool(training and self.trainable)

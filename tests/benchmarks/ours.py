@@ -6,11 +6,10 @@ import numpy as np
 import keras_sanet
 
 
-def train_step(size, batch_size, num_classes=40, metrics=False):
+def train_step(size, batch_size, num_classes=40):
     model = keras_sanet.SANet(num_classes)
     keras_sanet.training.compile(model, 1000)
-    if not metrics:
-        model.compile(model.optimizer, model.loss)
+    model.compile(model.optimizer, model.loss)  # the peer has no metrics
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (batch_size, size, size, 3)).astype("uint8")
     labels = rng.integers(0, num_classes, (batch_size, size, size)).astype("uint8")

@@ -34,7 +34,6 @@ class Peer:
             **os.environ,
             "KERAS_BACKEND": self.backend,
             "TF_CPP_MIN_LOG_LEVEL": "3",
-            "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
         }
         command = [sys.executable, str(HERE / "peers.py"), self.module, self.make]
         self.process = subprocess.Popen(
