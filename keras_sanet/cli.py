@@ -55,7 +55,7 @@ def demo(options):
     print(
         f"Trains a small SANet on {datasets.scenes.SPLITS['train']} drawn street scenes for "
         f"{options.epochs} epochs with cross-entropy and {options.lovasz_epochs} with "
-        "Lovász-softmax: about 4 minutes on two cores.",
+        "Lovász-softmax: about 3 minutes on two cores.",
         flush=True,
     )
     dataset = datasets.load("scenes")  # draws them, the first time
