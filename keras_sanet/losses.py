@@ -7,6 +7,8 @@ Labels are integers, (batch, height, width), and predictions (batch, height, wid
 import keras
 from keras import ops
 
+from keras_sanet.backend import histogram
+
 
 def lovasz_softmax(
     y_true,
@@ -147,13 +149,6 @@ def _binned_loss(probabilities, foreground, valid, num_bins, row):
     sums = ops.sum(ops.reshape(probabilities * signed, (groups, -1, row * classes)), axis=1)
     sums = ops.sum(ops.reshape(sums, (groups, row, classes)), axis=1)
     return sums + ops.sum(own * of_own, axis=-1)
-
-
-def histogram(cells, size, weights=None):
-    """How often each number of 0 .. size - 1 is in `cells` (int32, 1-d), or its sum of weights."""
-    if keras.backend.backend() == "torch":  # whose segment_sum is slow and adds in float32
-        return ops.bincount(cells, weights=weights, minlength=size)
-    return ops.segment_sum(ops.ones_like(cells) if weights is None else weights, cells, size)
 
 
 def _weights(foreground, total, inside_before, outside_before):

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sanet.losses import cross_entropy_sums, histogram
+from keras_sanet import backend
+from keras_sanet.losses import cross_entropy_sums
 
 # Counts are kept in two int32 words, low = count mod 2^12 and high = count div 2^12 summed apart:
 # exact up to 2^43 pixels and for at least 2^19 updates, on backends without 64-bit integers too.
@@ -44,12 +45,22 @@ def _divide(numerator, denominator):
     return ops.where(known, numerator / ops.where(known, denominator, 1.0), float("nan"))
 
 
-def _class_ids(y_pred):
-    """Class of the largest value, the first of equal ones. On TensorFlow and JAX `ops.argmax` of
-    floats first tells -0.0 from 0.0, which takes twice as long as all of this."""
-    if keras.backend.backend() == "torch":
-        return ops.argmax(y_pred, axis=-1)
-    return ops.argmax(ops.equal(y_pred, ops.max(y_pred, axis=-1, keepdims=True)), axis=-1)
+@backend.jit("num_classes", "ignore_class", "sparse_y_pred")
+def _count(y_true, y_pred, weights, num_classes, ignore_class, sparse_y_pred):
+    """Pixels, or their weights, by true and predicted class: (classes, classes)."""
+    if not sparse_y_pred:
+        y_pred = backend.argmax(y_pred)
+    y_true = ops.reshape(ops.cast(y_true, "int32"), (-1,))
+    y_pred = ops.reshape(ops.cast(y_pred, "int32"), (-1,))
+    n = num_classes
+    counts = (y_true != ignore_class) & (y_true >= 0) & (y_true < n)
+    if sparse_y_pred:
+        counts = counts & (y_pred >= 0) & (y_pred < n)
+    # Pixels that do not count go to a cell past the matrix.
+    cells = ops.where(counts, y_true * n + y_pred, n * n)
+    if weights is not None:
+        weights = ops.reshape(ops.cast(weights, "float32"), (-1,))
+    return ops.reshape(backend.histogram(cells, n * n + 1, weights)[: n * n], (n, n))
 
 
 class _ConfusionMetric(keras.metrics.Metric):
@@ -98,28 +109,22 @@ class _ConfusionMetric(keras.metrics.Metric):
         self.weighted = self.add_variable(shape, "zeros", dtype="float32", name="weighted")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        y_pred = ops.convert_to_tensor(y_pred)
-        if not self.sparse_y_pred:
-            y_pred = _class_ids(y_pred)
-        y_true = ops.reshape(ops.cast(y_true, "int32"), (-1,))
-        y_pred = ops.reshape(ops.cast(y_pred, "int32"), (-1,))
-        n = self.num_classes
-        counts = (y_true != self.ignore_class) & (y_true >= 0) & (y_true < n)
-        if self.sparse_y_pred:
-            counts = counts & (y_pred >= 0) & (y_pred < n)
-        # Pixels that do not count go to a cell past the matrix.
-        cells = ops.where(counts, y_true * n + y_pred, n * n)
+        y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+        if sample_weight is not None:
+            sample_weight = ops.convert_to_tensor(sample_weight)
+        matrix = _count(
+            y_true,
+            y_pred,
+            sample_weight,
+            num_classes=self.num_classes,
+            ignore_class=self.ignore_class,
+            sparse_y_pred=self.sparse_y_pred,
+        )
         if sample_weight is None:
-            matrix = self._matrix(cells)
             self.low.assign_add(matrix % _LOW)
             self.high.assign_add(matrix // _LOW)
         else:
-            weights = ops.reshape(ops.cast(sample_weight, "float32"), (-1,))
-            self.weighted.assign_add(self._matrix(cells, weights))
-
-    def _matrix(self, cells, weights=None):
-        n = self.num_classes
-        return ops.reshape(histogram(cells, n * n + 1, weights)[: n * n], (n, n))
+            self.weighted.assign_add(matrix)
 
     def result(self):
         confusion = ops.cast(self.low, "float32") + ops.cast(self.high, "float32") * float(_LOW)

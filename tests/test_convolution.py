@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_sanet.backend import runs_on_cpu
 from keras_sanet.layers import BatchNormalization, Conv2D, convolution
 from keras_sanet.layers.convolution import convolve
 
@@ -120,7 +121,7 @@ def test_compile_leaves_xla_off_on_the_cpu():
     image = keras.Input((None, None, 3))
     model = keras.Model(image, Conv2D(2, 3)(image))
     model.compile("sgd", "mse")
-    assert model.jit_compile is not convolution.runs_on_cpu()
+    assert model.jit_compile is not runs_on_cpu()
 
 
 # BatchNormalization

@@ -19,8 +19,9 @@ SOURCES = {
 }
 # Each may import those before it, and its own folder.
 ORDER = (
-    "version", "layers", "losses", "schedules", "metrics", "datasets", "weights", "visualization",
-    "backbones", "models", "pipeline", "inference", "evaluation", "training", "cli", "__main__",
+    "version", "backend", "layers", "losses", "schedules", "metrics", "datasets", "weights",
+    "visualization", "backbones", "models", "pipeline", "inference", "evaluation", "training",
+    "cli", "__main__",
 )  # fmt: skip
 
 
@@ -86,12 +87,12 @@ def test_nothing_imports_the_names_of_the_package(name):
 def test_layers_losses_and_schedules_import_keras_and_their_own(name):
     backends = {"tensorflow", "jax", "torch"}  # inside functions
     assert others(name) <= {"keras", "numpy", *backends}
-    assert set(parts(name)) <= {name.partition(".")[0]}
+    assert set(parts(name)) <= {name.partition(".")[0], "backend"}
 
 
 def test_metrics_import_keras_numpy_and_the_losses():
     assert others("metrics") <= {"keras", "numpy"}
-    assert set(parts("metrics")) <= {"losses"}
+    assert set(parts("metrics")) <= {"losses", "backend"}
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,8 @@ import functools
 import keras
 from keras import ops
 
+from keras_sanet.backend import runs_on_cpu
+
 # Fewer, wider chunks compile faster and multiply more zeros.
 _CHUNK_CHANNELS = 64
 
@@ -108,13 +110,6 @@ def _shift(x, cells, axis):
     kept[axis] = slice(cells, None) if cells > 0 else slice(None, cells)
     padding[axis] = (max(-cells, 0), max(cells, 0))
     return ops.pad(x, padding)[tuple(kept)]
-
-
-def runs_on_cpu():
-    """Whether the backend computes on the CPU."""
-    if keras.backend.backend() == "torch":
-        return ops.convert_to_tensor(0.0).device.type == "cpu"
-    return keras.distribution.list_devices()[0].lower().startswith("cpu")
 
 
 @functools.cache
