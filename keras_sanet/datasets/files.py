@@ -71,19 +71,27 @@ class Dataset:
         Returns: image, uint8 (height, width, 3), and mask, uint8 (height, width), or None without
             a mask file.
 
+        Raises: as `open`.
+        """
+        image, mask = self.open(sample)
+        return np.array(image), mask
+
+    def open(self, sample):
+        """Decodes a sample, the image to a Pillow image of mode RGB, the mask as `read`.
+
         Raises: ValueError that names the file: unreadable or truncated, of a refused kind, image
             and mask of different sizes, an id that is no class.
         """
-        image = read_image(sample.image)
+        image = _open(sample.image, _check_image).convert("RGB")
         if sample.mask is None:
             return image, None
-        ids = _read(sample.mask, _check_mask)
-        if ids.shape != image.shape[:2]:
-            raise ValueError(_sizes_differ(sample, image.shape[1::-1], ids.shape[::-1]))
-        listed = (ids >= 0) & (ids < len(self._table))
-        mask = self._table[np.where(listed, ids, 0)]
-        if not listed.all() or mask.min() < 0:
-            unknown = np.unique(ids[~listed | (mask < 0)])[:10].tolist()
+        ids = np.asarray(_open(sample.mask, _check_mask))
+        if ids.shape != image.size[::-1]:
+            raise ValueError(_sizes_differ(sample, image.size, ids.shape[::-1]))
+        mask = self._table.take(ids, mode="clip")
+        if mask.min() < 0 or ids.min() < 0 or ids.max() >= len(self._table):
+            unknown = np.unique(ids[(mask < 0) | (ids < 0) | (ids >= len(self._table))])
+            unknown = unknown[:10].tolist()
             raise ValueError(
                 f"{sample.mask} holds the label ids {unknown}, which are no class of "
                 f"{self.name!r}. Known ids: {_ranges(self.class_ids)}."
@@ -106,7 +114,7 @@ class Dataset:
 
 def read_image(path):
     """Decodes an image file to uint8 RGB, (height, width, 3)."""
-    return _read(path, _check_image, "RGB")
+    return np.array(_open(path, _check_image).convert("RGB"))
 
 
 def find_images(folder):
@@ -161,12 +169,13 @@ def _header(path, check):
         raise ValueError(f"{path} can't be read as an image: {error}.") from error
 
 
-def _read(path, check, mode=None):
-    """The array of a file whose kind passes `check`, converted to `mode`."""
+def _open(path, check):
+    """The decoded Pillow image of a file whose kind passes `check`."""
     try:
         with Image.open(path) as image:
             check(path, image)
-            return np.array(image if mode is None else image.convert(mode))
+            image.load()
+            return image
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {path}.") from None
     except (OSError, SyntaxError) as error:  # Pillow's errors of broken files

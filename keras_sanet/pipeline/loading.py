@@ -5,7 +5,8 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_sanet.pipeline.sampling import Augmentation, order, resize_mask
+from keras_sanet.pipeline.pillow import PillowDataset, augment
+from keras_sanet.pipeline.sampling import Augmentation, order
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +31,10 @@ class Plan:
         indexes = order(self.seed, epoch, count) if self.shuffle else np.arange(count)
         return indexes, self.augmentation.draws(self.seed, epoch, count)[indexes]
 
-    def read_box(self, index, draw):
-        """The part of a sample that is used: the image's box, as in the file; the mask's box,
-        resized; and where both go: (top, height), (left, width), size of the result."""
-        image, mask = self.dataset.read(self.samples[index])
-        rows, columns, result = self.augmentation.window(image.shape[:2], draw)
-        box = (slice(rows[0], rows[0] + rows[1]), slice(columns[0], columns[0] + columns[1]))
-        mask = resize_mask(mask[box], (rows[3], columns[3]))
-        return image[box], mask, (rows[2:], columns[2:], result)
+    def pair(self, index, draw):
+        """Image and mask of a sample, augmented, uint8."""
+        image, mask = self.dataset.open(self.samples[index])
+        return augment(image, mask, self.augmentation.window(mask.shape, draw), draw)
 
 
 def make_dataset(
@@ -74,8 +71,7 @@ def make_dataset(
         drop_remainder: whether the last, smaller batch of an epoch is left out; as `training` if
             None (each epoch leaves out others).
         loader: "tf.data", "pillow" (a `keras.utils.PyDataset`, no TensorFlow needed), or None:
-            tf.data on the TensorFlow backend, else Pillow. Both give the same pairs; pixels may
-            differ by rounding.
+            tf.data on the TensorFlow backend, else Pillow. Both give the same pairs.
 
     Returns: a `tf.data.Dataset` or a `keras.utils.PyDataset`, with a method `set_epoch(epoch)`.
         Without it, epochs count up from 0 as they are iterated.
@@ -131,7 +127,5 @@ def make_dataset(
 
         return tf_data.load(plan)
     if loader == "pillow":
-        from keras_sanet.pipeline.pillow import PillowDataset
-
         return PillowDataset(plan)
     raise ValueError(f'`loader` must be "tf.data", "pillow" or None. Received: loader={loader!r}.')

@@ -1,4 +1,4 @@
-"""The plan carried out by Pillow and NumPy, without TensorFlow."""
+"""Augmentation with Pillow, and the plan carried out without TensorFlow."""
 
 import keras
 import numpy as np
@@ -31,43 +31,48 @@ class PillowDataset(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         batch = slice(index * self.plan.batch_size, (index + 1) * self.plan.batch_size)
-        pairs = [
-            augment(*self.plan.read_box(i, draw), draw)
-            for i, draw in zip(self._order[batch], self._draws[batch])
-        ]
+        pairs = [self.plan.pair(i, draw) for i, draw in zip(self._order[batch], self._draws[batch])]
         images, masks = zip(*pairs)
         return np.stack(images), np.stack(masks)
 
 
-def augment(image, mask, place, draw):
-    """Resizes the image's box and changes its contrast; pads and mirrors image and mask.
+def augment(image, mask, window, draw):
+    """Cuts out and resizes a box, changes the image's contrast, mirrors and pads.
 
     Args:
-        image: the box of the source, uint8 (any height, any width, 3).
-        mask: the box of the mask, resized, uint8 (height, width).
-        place: (top, height), (left, width) of the box in the result, and the result's size.
+        image: Pillow image, RGB.
+        mask: class ids, uint8 (height, width), of the image's size.
+        window: the box and where it goes, from `Augmentation.window`.
         draw: a row of `Augmentation.draws`.
 
-    Returns: image and mask of the result's size, uint8.
+    Returns: image, uint8 (height, width, 3), padded with 0, and mask, uint8 (height, width), with
+        255.
     """
     _, contrast, flip, _, _ = draw
-    (top, height), (left, width), size = place
-    image = _resize(image, (width, height))
-    levels = 127 + contrast * (np.arange(256) - 127)
-    image = np.clip(np.rint(levels), 0, 255).astype("uint8")[image]
-    padding = ((top, size[0] - top - height), (left, size[1] - left - width))
-    image = np.pad(image, (*padding, (0, 0)))
-    mask = np.pad(mask, padding, constant_values=VOID)
+    (y, rows, top, height), (x, columns, left, width), size = window
+    image = _resize(image, (x, y, x + columns, y + rows), (width, height))
+    levels = np.rint(127 + contrast * (np.arange(256) - 127)).clip(0, 255).astype(int)
+    image = image.point(3 * levels.tolist())
+    mask = _resize_mask(mask[y : y + rows, x : x + columns], (height, width))
     if flip:
-        image, mask = image[:, ::-1], mask[:, ::-1]
-    return image, mask
+        image, mask = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), mask[:, ::-1]
+        left = size[1] - left - width
+    place = slice(top, top + height), slice(left, left + width)
+    padded_image, padded_mask = np.zeros((*size, 3), "uint8"), np.full(size, VOID, "uint8")
+    padded_image[place], padded_mask[place] = image, mask
+    return padded_image, padded_mask
 
 
-def _resize(array, size):
-    """Bilinear, to (width, height). `Image.resize` would smooth when it shrinks; this does not."""
-    image = Image.fromarray(array)
-    if image.size == size:
-        return array
-    box = (0, 0, *image.size)
-    transform, resampling = Image.Transform.EXTENT, Image.Resampling.BILINEAR
-    return np.asarray(image.transform(size, transform, box, resampling))
+def _resize(image, box, size):
+    """Bilinear, of the box to (width, height), with half-pixel centres and no antialiasing."""
+    resampling = Image.Resampling.BILINEAR
+    if size[0] >= box[2] - box[0] and size[1] >= box[3] - box[1]:
+        return image.resize(size, resampling, box)
+    return image.transform(size, Image.Transform.EXTENT, box, resampling)  # `resize` would smooth
+
+
+def _resize_mask(mask, size):
+    """Nearest neighbour with half-pixel centres, of (height, width) to `size`."""
+    for axis, (n, length) in enumerate(zip(size, mask.shape)):
+        mask = mask.take(((np.arange(n) + 0.5) * (length / n)).astype(int), axis)
+    return mask

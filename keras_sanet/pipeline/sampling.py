@@ -58,14 +58,6 @@ class Augmentation:
         return rows, columns, tuple(self.crop_size)
 
 
-def resize_mask(mask, size):
-    """Nearest neighbour with half-pixel centres, of (height, width) to `size`."""
-    rows, columns = (
-        ((np.arange(n) + 0.5) * (length / n)).astype(int) for n, length in zip(size, mask.shape)
-    )
-    return mask[rows[:, None], columns]
-
-
 def order(seed, epoch, count):
     """A permutation of the samples."""
     # A key of its own: the draws use [seed, epoch].

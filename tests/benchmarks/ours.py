@@ -111,3 +111,24 @@ def aggregation(kind, grid, filters=256, maps=5):
         return torch.autograd.grad((call(inputs) ** 2).mean(), [inputs, *kernels])
 
     return gradient
+
+
+def epoch(root, repeats, crop_size, batch_size, workers, loader):
+    """Loads all images of a folder, `repeats` times, as `fit` does."""
+    data = keras_sanet.datasets.load("folder", root)
+    data.splits["all"] = repeats * sum(data.splits.values(), [])
+    batches = keras_sanet.pipeline.make_dataset(data, "all", crop_size, batch_size, loader=loader)
+    if loader == "tf.data":
+        return lambda: sum(len(images) for images, _ in batches)
+    from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
+
+    batches._workers = workers
+    adapter = PyDatasetAdapter(batches, shuffle=False)
+
+    def step():
+        adapter.on_epoch_begin()
+        count = sum(len(images) for images, _ in adapter.get_numpy_iterator())
+        adapter.on_epoch_end()
+        return count
+
+    return step
