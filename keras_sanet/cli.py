@@ -1,4 +1,4 @@
-"""The command line, `keras-sanet`: demo, train, evaluate, predict."""
+"""The command line, `keras-sanet`: demo, train, evaluate, predict, benchmark."""
 
 import argparse
 import json
@@ -23,6 +23,7 @@ from keras_sanet import (
     training,
     visualization,
 )
+from keras_sanet.benchmark import Benchmark
 from keras_sanet.datasets.files import find_images, read_image
 from keras_sanet.version import __version__
 
@@ -119,13 +120,12 @@ def train(options):
         training=False,
         image_scale=options.image_scale,
     )
-    model = _MODELS[options.model](
+    model = _build_model(
+        options,
         dataset.num_classes,
-        options.backbone,
-        options.weights,
+        backbone_weights=options.weights,
         class_names=dataset.class_names,
         palette=dataset.palette,
-        **({"aggregator_filters": options.aggregator_filters} if options.model == "sanet" else {}),
     )
     if options.resume:
         output = Path(options.output)
@@ -200,6 +200,19 @@ def predict(options):
         coloured = visualization.overlay(image, mask, palette)
         Image.fromarray(coloured).save(output / f"{path.stem}_overlay.png")
     print(f"{len(images)} masks (class ids) and overlays are in {output.resolve()}.")
+
+
+def benchmark(options):
+    """Times a model's prediction and training step, part by part, on random images."""
+    keras.config.set_dtype_policy(options.precision)
+    model = _build_model(options, options.num_classes)
+    print(Benchmark(model, tuple(options.size), options.batch_size, options.rounds))
+
+
+def _build_model(options, num_classes, **kwargs):
+    if options.model == "sanet":
+        kwargs["aggregator_filters"] = options.aggregator_filters
+    return _MODELS[options.model](num_classes, options.backbone, **kwargs)
 
 
 def _finish(model, dataset, output, scales, split="val"):
@@ -358,10 +371,8 @@ def _parser():
     sub.add_argument("--val-split", default="val", help="split that chooses the checkpoint")
     sub.add_argument("--output", help="folder of the run, new or empty [runs/DATASET-MODEL]")
     sub.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
-    sub.add_argument("--model", choices=_MODELS, default="sanet", help="architecture")
-    sub.add_argument("--backbone", choices=backbones.names(), default="resnext50", help="stem")
+    _add_model(sub)
     sub.add_argument("--weights", help="torchvision or timm checkpoint of the backbone")
-    sub.add_argument("--aggregator-filters", type=int, default=256, help="channels c' of SANet")
     size = {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
     sub.add_argument("--crop", **size, default=(473, 473), help="training crop, in pixels")
     sub.add_argument("--val-crop", **size, help="validate on centre crops; whole images if absent")
@@ -383,12 +394,6 @@ def _parser():
     )
     sub.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
     sub.add_argument(
-        "--precision",
-        choices=("float32", "mixed_bfloat16", "mixed_float16"),
-        default="float32",
-        help="dtype policy",
-    )
-    sub.add_argument(
         "--verbose",
         type=int,
         choices=(0, 1, 2),
@@ -406,7 +411,26 @@ def _parser():
     sub.add_argument("images", nargs="+", metavar="IMAGE", help="files or folders")
     sub.add_argument("--output", default="predictions", help="folder of the results")
     _add_inference(sub)
+
+    sub = command(benchmark)
+    _add_model(sub)
+    sub.add_argument("--num-classes", type=int, default=40, help="classes of the random masks")
+    sub.add_argument("--size", **size, default=(233, 233), help="of the images, in pixels")
+    sub.add_argument("--batch-size", type=int, default=2, help="images a step")
+    sub.add_argument("--rounds", type=int, default=5, help="timed runs of each step")
     return parser
+
+
+def _add_model(parser):
+    parser.add_argument("--model", choices=_MODELS, default="sanet", help="architecture")
+    parser.add_argument("--backbone", choices=backbones.names(), default="resnext50", help="stem")
+    parser.add_argument("--aggregator-filters", type=int, default=256, help="channels c' of SANet")
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "mixed_bfloat16", "mixed_float16"),
+        default="float32",
+        help="dtype policy",
+    )
 
 
 def _add_data(parser, required):

@@ -21,7 +21,7 @@ SOURCES = {
 ORDER = (
     "version", "backend", "layers", "losses", "schedules", "metrics", "datasets", "weights",
     "visualization", "backbones", "models", "pipeline", "inference", "evaluation", "training",
-    "cli", "__main__",
+    "benchmark", "cli", "__main__",
 )  # fmt: skip
 
 
