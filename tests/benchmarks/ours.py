@@ -1,13 +1,18 @@
 """The package's side of the benchmarks, on the backend of KERAS_BACKEND."""
 
+import contextlib
+import math
+
 import keras
 import numpy as np
 
 import keras_sanet
 
 
-def train_step(size, batch_size, num_classes=40):
-    model = keras_sanet.SANet(num_classes)
+def train_step(size, batch_size, num_classes=40, taps=5, remat=None):
+    """`taps`: how many maps are aggregated. `remat`: mode of a `keras.RematScope`."""
+    with keras.RematScope(remat) if remat else contextlib.nullcontext():
+        model = keras_sanet.SANet(num_classes, taps=("s0", "s1", "s2", "s3", "s4")[-taps:])
     keras_sanet.training.compile(model, 1000)
     model.compile(model.optimizer, model.loss)  # the peer has no metrics
     rng = np.random.default_rng(0)
@@ -17,12 +22,106 @@ def train_step(size, batch_size, num_classes=40):
     return lambda: model.train_on_batch(image, labels)
 
 
-def prediction(size, batch_size=1, num_classes=40):
-    model = keras_sanet.SANet(num_classes)
+def prediction(size, batch_size=1, num_classes=40, fold=False):
+    """`fold`: with the backbone's batch norms folded into its convolutions."""
+    backbone = keras_sanet.backbones.ResNeXt50(name="backbone")
+    model = keras_sanet.SANet(num_classes, folded(backbone) if fold else backbone)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (batch_size, size, size, 3)).astype("uint8")
 
-    return lambda: model.predict_on_batch(image).argmax(-1)
+    def step():
+        return model.predict_on_batch(image).argmax(-1)
+
+    step.macs = batch_size * count(keras_sanet.SANet(num_classes, input_shape=(size, size, 3)))
+    return step
+
+
+class Unchanged(keras.layers.Layer):
+    def call(self, x, training=None, mask=None):
+        return x
+
+
+def folded(backbone):
+    """The backbone with each batch norm as a factor and a bias of the convolution before it."""
+
+    def clone(layer):
+        if isinstance(layer, keras_sanet.layers.BatchNormalization):
+            return Unchanged(name=layer.name)
+        config = layer.get_config()
+        if isinstance(layer, keras_sanet.layers.Conv2D):
+            config["use_bias"] = True
+        return layer.__class__.from_config(config)
+
+    clone_of = keras.models.clone_model(backbone, clone_function=clone)
+    for layer in backbone.layers:
+        if isinstance(layer, keras_sanet.layers.BatchNormalization):
+            convolution = layer.input._keras_history.operation
+            gamma, beta, mean, variance = layer.get_weights()
+            factor = gamma / np.sqrt(variance + layer.epsilon)
+            kernel = convolution.get_weights()[0] * factor
+            clone_of.get_layer(convolution.name).set_weights([kernel, beta - factor * mean])
+    return clone_of
+
+
+def deeplab(size, batch_size=1, num_classes=40):
+    """Prediction of keras-hub's DeepLabV3+ with ResNet-50, of a multiple of 32 pixels."""
+    import keras_hub
+
+    resnet = keras_hub.models.ResNetBackbone(
+        [64],
+        [7],
+        [64, 128, 256, 512],
+        [3, 4, 6, 3],
+        [1, 2, 2, 2],
+        "bottleneck_block",
+        image_shape=(None, None, 3),
+    )
+    backbone = keras_hub.models.DeepLabV3Backbone(
+        resnet, "P5", 8, [6, 12, 18], low_level_feature_key="P2", image_shape=(size, size, 3)
+    )
+    model = keras_hub.models.DeepLabV3ImageSegmenter(backbone, num_classes)
+    image = np.random.default_rng(0).standard_normal((batch_size, size, size, 3)).astype("float32")
+
+    def step():
+        return model.predict_on_batch(image).argmax(-1)
+
+    step.macs = batch_size * count_convolutions(model, size)
+    return step
+
+
+def count_convolutions(model, size):
+    """Multiplications of a model's `keras.layers.Conv2D` for one image of a square size."""
+    macs = 0
+    call = keras.layers.Conv2D.call
+
+    def counting(layer, inputs):
+        nonlocal macs
+        outputs = call(layer, inputs)
+        macs += math.prod(outputs.shape[1:3]) * math.prod(layer.kernel.shape)
+        return outputs
+
+    keras.layers.Conv2D.call = counting
+    model(np.zeros((1, size, size, 3), "float32"))
+    keras.layers.Conv2D.call = call
+    return macs
+
+
+def count(model):
+    """Multiplications of the kernels for one image, of a model of known size."""
+    macs = 0
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras_sanet.layers.PyramidPooling):
+            cells = math.prod(layer.output.shape[1:3])
+            spread = sum(n * n for n in layer.bins)
+            macs += cells * 9 * layer.input.shape[-1] * layer.filters
+            macs += spread * (layer.input.shape[-1] + 9 * layer.filters) * layer.filters
+        elif isinstance(layer, keras_sanet.layers.ConvLSTMAggregator):
+            cells, maps = math.prod(layer.output.shape[1:3]), len(layer.input)
+            macs += cells * math.prod(layer.kernel.shape) * maps
+            macs += cells * math.prod(layer.recurrent_kernel.shape) * (maps - 1)
+        elif hasattr(layer, "kernel") and len(getattr(layer, "_inbound_nodes", ())):
+            macs += math.prod(layer.output.shape[1:3]) * math.prod(layer.kernel.shape)
+    return macs
 
 
 def lovasz_softmax(size, batch_size, num_classes, num_bins=None):
@@ -37,6 +136,21 @@ def lovasz_softmax(size, batch_size, num_classes, num_bins=None):
         lambda x: keras_sanet.losses.lovasz_softmax(labels, x, num_bins=num_bins)
     )
     return lambda: [keras.ops.convert_to_numpy(x) for x in compute(logits)]
+
+
+def mean_iou(size, batch_size, num_classes):
+    """One update of the metric."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, num_classes, (batch_size, size, size)).astype("int32")
+    logits = rng.standard_normal((batch_size, size, size, num_classes), dtype="float32")
+    labels, logits = keras.ops.convert_to_tensor(labels), keras.ops.convert_to_tensor(logits)
+    metric = keras_sanet.metrics.MeanIoU(num_classes)
+
+    def step():
+        metric.update_state(labels, logits)
+        return metric.confusion_matrix()
+
+    return step
 
 
 def value_and_gradient(function):

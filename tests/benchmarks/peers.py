@@ -21,7 +21,10 @@ BACKENDS = ("tensorflow", "jax", "torch")
 
 @dataclasses.dataclass
 class Peer:
-    """A function `make` of the file `module`, called with `arguments`, gives the step to time."""
+    """A function `make` of the file `module`, called with `arguments`, gives the step to time.
+
+    Where the step has an attribute `macs`, it says how many multiplications one takes.
+    """
 
     name: str
     module: str
@@ -44,11 +47,11 @@ class Peer:
             env=environment,
         )
         self.times = []
-        _, self.before = self._read()
+        _, self.before, self.macs = self._read()
 
     def run(self):
         print("run", file=self.process.stdin, flush=True)
-        seconds, self.peak = self._read()
+        seconds, self.peak, _ = self._read()
         self.times.append(seconds)
 
     def stop(self):
@@ -94,30 +97,37 @@ def compare(peers, rounds):
 
 
 def table(title, peers):
-    """Prints first, median and least time, the ratio of the median to that of the first peer, and
-    the rise of the peak resident set."""
-    print(f"\n{title}")
-    print(f"{'':30}{'first s':>9}{'median ms':>11}{'least ms':>10}{'ratio':>8}{'rise MiB':>10}")
+    """Prints first, median and least time, the ratio of the median to that of the first peer, the
+    rise of the peak resident set, and billions of multiplications a second where they are known."""
+    counted = any(peer.macs for peer in peers)
+    print(
+        f"\n{title}\n"
+        f"{'':30}{'first s':>9}{'median ms':>11}{'least ms':>10}{'ratio':>8}{'rise MiB':>10}"
+        + f"{'GMAC':>8}{'GMAC/s':>8}"
+        * counted
+    )
     for peer in peers:
         print(
             f"{peer.name:30}{peer.first:9.2f}{1000 * peer.median:11.1f}{1000 * peer.least:10.1f}"
             f"{peer.median / peers[0].median:8.2f}{peer.rise:10.0f}",
+            f"{peer.macs / 1e9:7.1f}{peer.macs / peer.median / 1e9:8.1f}" * counted,
             flush=True,
         )
 
 
 def _worker(module, make, arguments):
     step = getattr(importlib.import_module(module), make)(**eval(arguments))  # our own repr
-    _report(0)
+    _report(0, getattr(step, "macs", 0))
     for _ in sys.stdin:
         start = time.perf_counter()
         step()
         _report(time.perf_counter() - start)
 
 
-def _report(seconds):
-    """Seconds, and the peak resident set in KiB."""
-    print("peer:", seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, flush=True)
+def _report(seconds, macs=0):
+    """Seconds, the peak resident set in KiB, and the multiplications of a step."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print("peer:", seconds, peak, macs, flush=True)
 
 
 if __name__ == "__main__":

@@ -149,6 +149,35 @@ def prediction(size, batch_size=1, num_classes=40):
         with torch.inference_mode():
             return model(image).argmax(1).numpy()
 
+    with torch.device("meta"):  # shapes alone, so that no memory is used before the first step
+        step.macs = count(SANet(num_classes), torch.empty(image.shape))
+    return step
+
+
+def count(model, image):
+    """Multiplications of the convolutions in one forward pass."""
+    macs = 0
+
+    def add(module, inputs, outputs):
+        nonlocal macs
+        macs += module.weight.numel() * outputs.numel() // outputs.shape[1]
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(add)
+    model.eval()(image)
+    return macs
+
+
+def matrix_products(rows=3600, columns=2304, depth=2304):
+    """One product of the size of the network's large ones: what the machine can do."""
+    left, right = torch.randn(rows, depth), torch.randn(depth, columns)
+
+    def step():
+        with torch.inference_mode():
+            return (left @ right).numpy()
+
+    step.macs = rows * columns * depth
     return step
 
 
