@@ -1,4 +1,4 @@
-"""The command line, `keras-sanet`: demo, train, evaluate, predict, benchmark."""
+"""The command line, `keras-sanet`: demo, train, evaluate, predict, benchmark, inspect, datasets."""
 
 import argparse
 import json
@@ -25,6 +25,7 @@ from keras_sanet import (
 )
 from keras_sanet.benchmark import Benchmark
 from keras_sanet.datasets.files import find_images, read_image
+from keras_sanet.inspection import Inspection
 from keras_sanet.version import __version__
 
 _MODELS = {"sanet": models.SANet, "pspnet": models.PSPNet, "fcn": models.FCN}
@@ -34,20 +35,19 @@ def main(arguments=None):
     """Runs a command.
 
     Args: arguments, list of strings; those of the process if None.
-    Returns: the exit code: 0, or 1 after an error that the user can mend (2 is argparse's, for a
-        wrong usage).
+    Returns: the exit code: 0, or 1 after an error that the user can mend and where `inspect` finds
+        a problem (2 is argparse's, for a wrong usage).
     """
     options = _parser().parse_args(arguments)
     print(f"keras-sanet {__version__}, {_machine()}", flush=True)
     try:
-        options.command(options)
+        return options.command(options) or 0
     except (ValueError, OSError, ImportError) as error:
         print(f"keras-sanet: error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("keras-sanet: interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def demo(options):
@@ -209,6 +209,34 @@ def benchmark(options):
     print(Benchmark(model, tuple(options.size), options.batch_size, options.rounds))
 
 
+def inspect(options):
+    """Checks a data set before training: labels, sizes, shares of the classes, duplicates.
+
+    The exit code is 1 where training would not be safe.
+    """
+    dataset = datasets.load(options.dataset, options.data)
+    inspection = Inspection(dataset, track=lambda samples: _tracked(samples, "Inspecting"))
+    print(inspection)
+    if options.class_weights:
+        weights = inspection.class_weights(options.class_weights)
+        print(f"class_weights=[{', '.join(f'{weight:.3f}' for weight in weights)}]")
+    if options.sheet:
+        inspection.sheet().save(options.sheet)
+        print(f"Overlays:  {Path(options.sheet).resolve()}")
+    return 1 if inspection.problems else 0
+
+
+def list_datasets(options):
+    """Lists the known data sets: classes, images, files that are looked for, terms, source."""
+    for info in datasets.infos():
+        counts = ", ".join(f"{split} {count}" for split, count in info.counts.items())
+        print(f"\n{info.name}: {info.title}, {len(info.classes)} classes; {counts}")
+        for files in info.files:
+            print(f"    files    {files}")
+        print(f"    from     {info.url}\n    terms    {info.licence}\n    cite     {info.citation}")
+    print("\nscenes: drawn by the package.\nfolder: your own images, masks and classes.txt.")
+
+
 def _build_model(options, num_classes, **kwargs):
     if options.model == "sanet":
         kwargs["aggregator_filters"] = options.aggregator_filters
@@ -350,13 +378,12 @@ def _parser():
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def command(function, **kwargs):
+    def command(function, name=None):
         sub = commands.add_parser(
-            function.__name__,
-            help=function.__doc__,
+            name or function.__name__,
+            help=function.__doc__.partition("\n")[0],
             description=function.__doc__,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-            **kwargs,
         )
         sub.set_defaults(command=function)
         return sub
@@ -418,6 +445,15 @@ def _parser():
     sub.add_argument("--size", **size, default=(233, 233), help="of the images, in pixels")
     sub.add_argument("--batch-size", type=int, default=2, help="images a step")
     sub.add_argument("--rounds", type=int, default=5, help="timed runs of each step")
+
+    sub = command(inspect)
+    sub.add_argument("dataset", choices=datasets.names(), help="kind of data set")
+    sub.add_argument("--data", help="its folder; scenes are drawn and need none")
+    sub.add_argument("--sheet", metavar="FILE.png", help="write a page of overlays to look at")
+    sub.add_argument(
+        "--class-weights", metavar="SPLIT", help="print median-frequency weights of this split"
+    )
+    command(list_datasets, "datasets")
     return parser
 
 

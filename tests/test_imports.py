@@ -20,8 +20,8 @@ SOURCES = {
 # Each may import those before it, and its own folder.
 ORDER = (
     "version", "backend", "layers", "losses", "schedules", "metrics", "datasets", "weights",
-    "visualization", "backbones", "models", "pipeline", "inference", "evaluation", "training",
-    "benchmark", "cli", "__main__",
+    "visualization", "inspection", "backbones", "models", "pipeline", "inference", "evaluation",
+    "training", "benchmark", "cli", "__main__",
 )  # fmt: skip
 
 

@@ -3,12 +3,22 @@
 from keras_sanet.datasets import camvid, folder, scenes
 from keras_sanet.datasets.files import Dataset, Sample
 
-_LOADERS = {"camvid": camvid.load, "folder": folder.load, "scenes": scenes.load}
+_PUBLIC = {"camvid": camvid}
+_LOADERS = {
+    **{name: module.load for name, module in _PUBLIC.items()},
+    "folder": folder.load,
+    "scenes": scenes.load,
+}
 
 
 def names():
     """Names that `load` knows."""
     return list(_LOADERS)
+
+
+def infos():
+    """An `Info` for each public data set: classes, counts, files, terms, source."""
+    return [module.INFO for module in _PUBLIC.values()]
 
 
 def load(name, root=None):
@@ -30,4 +40,4 @@ def load(name, root=None):
     return _LOADERS[name](root)
 
 
-__all__ = ["Dataset", "Sample", "load", "names"]
+__all__ = ["Dataset", "Sample", "infos", "load", "names"]

@@ -111,10 +111,10 @@ class Dataset:
         Raises: ValueError that names the file: unreadable or truncated, of a refused kind, image
             and mask of different sizes, an id that is no class.
         """
-        image = _open(sample.image, _check_image).convert("RGB")
+        image = open_image(sample.image)
         if sample.mask is None:
             return image, None
-        ids = np.asarray(_open(sample.mask, _check_mask))
+        ids = np.asarray(open_mask(sample.mask))
         if ids.shape != image.size[::-1]:
             raise ValueError(_sizes_differ(sample, image.size, ids.shape[::-1]))
         mask = self._table.take(ids, mode="clip")
@@ -123,7 +123,7 @@ class Dataset:
             unknown = unknown[:10].tolist()
             raise ValueError(
                 f"{sample.mask} holds the label ids {unknown}, which are no class of "
-                f"{self.name!r}. Known ids: {_ranges(self.class_ids)}."
+                f"{self.name!r}. Known ids: {ranges(self.class_ids)}."
             )
         return image, mask.astype("uint8")
 
@@ -143,7 +143,17 @@ class Dataset:
 
 def read_image(path):
     """Decodes an image file to uint8 RGB, (height, width, 3)."""
-    return np.array(_open(path, _check_image).convert("RGB"))
+    return np.array(open_image(path))
+
+
+def open_image(source):
+    """Decodes an image file or `Frame` to a Pillow image of mode RGB."""
+    return _open(source, _check_image).convert("RGB")
+
+
+def open_mask(source):
+    """Decodes a mask file or `Frame` to a Pillow image of the ids that it holds."""
+    return _open(source, _check_mask)
 
 
 def find_images(folder):
@@ -222,7 +232,7 @@ def _sizes_differ(sample, image_size, mask_size):
     )
 
 
-def _ranges(ids):
+def ranges(ids):
     """'0..10, 255' of a set of ids."""
     runs = []
     for i in sorted(ids):

@@ -1,6 +1,6 @@
 """Lovász-softmax, value and gradient, binned against exact and against the authors' algorithm.
 
-python tests/benchmarks/losses.py [--classes 19 150] [--rounds 5]
+python tests/benchmarks/losses.py [--classes 19 150] [--backends jax] [--rounds 5]
 """
 
 import argparse
@@ -13,30 +13,27 @@ SIZE, BATCH, BINS = 473, 2, 1024
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--classes", type=int, nargs="+", default=[19, 150])
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     for classes in options.classes:
-        arguments = {"size": SIZE, "batch_size": BATCH, "num_classes": classes}
-        peers = [Peer("authors' algorithm", "plain_torch", "lovasz_softmax", arguments)]
-        for backend in BACKENDS:
-            for name, bins in (("exact", None), (f"{BINS} bins", BINS)):
-                peers.append(
-                    Peer(
-                        f"{backend} {name}",
-                        "ours",
-                        "lovasz_softmax",
-                        {**arguments, "num_bins": bins},
-                        backend,
-                    )
-                )
-        compare(peers, options.rounds)
-        table(f"Lovász-softmax, {SIZE}x{SIZE}, batch {BATCH}, {classes} classes", peers)
-        for backend in BACKENDS:
-            exact, binned = (p for p in peers if p.name.startswith(backend))
-            print(
-                f"{backend}: bins {exact.median / binned.median:.1f} times as fast as the sort, "
-                f"{binned.rise / exact.rise:.2f} of its memory"
-            )
+        for backend in options.backends:
+            compare_forms(classes, backend, options.rounds)
+
+
+def compare_forms(classes, backend, rounds):
+    arguments = {"size": SIZE, "batch_size": BATCH, "num_classes": classes}
+    exact, binned = (
+        Peer(name, "ours", "lovasz_softmax", {**arguments, "num_bins": bins}, backend)
+        for name, bins in (("exact", None), (f"{BINS} bins", BINS))
+    )
+    peers = [Peer("authors' algorithm", "plain_torch", "lovasz_softmax", arguments), exact, binned]
+    compare(peers, rounds)
+    table(f"Lovász-softmax, {SIZE}x{SIZE}, batch {BATCH}, {classes} classes, {backend}", peers)
+    print(
+        f"bins: {exact.median / binned.median:.1f} times as fast as the sort, "
+        f"{binned.rise / exact.rise:.2f} of its memory"
+    )
 
 
 if __name__ == "__main__":
