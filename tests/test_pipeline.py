@@ -1,5 +1,6 @@
 """Draws, what they do to a pair, and both loaders."""
 
+import dataclasses
 import itertools
 
 import keras
@@ -9,7 +10,7 @@ from PIL import Image
 
 from keras_sanet import datasets
 from keras_sanet.pipeline import make_dataset, pillow
-from keras_sanet.pipeline.sampling import Augmentation, order
+from keras_sanet.pipeline.sampling import Augmentation, Draw, order
 
 try:
     import tensorflow as tf
@@ -95,7 +96,7 @@ def test_another_seed_or_epoch_has_other_draws(seed, epoch):
 
 
 def test_draws_are_in_their_ranges_and_fill_them():
-    scale, contrast, flip, down, right = RANGES.draws(0, 0, 2000).T
+    scale, contrast, flip, down, right = RANGES.draws(0, 0, 2000).T[:5]
     for values, low, high in ((scale, 0.5, 2), (contrast, 0.75, 1.5), (down, 0, 1), (right, 0, 1)):
         assert low <= values.min() < low + 0.01 * (high - low)
         assert high - 0.01 * (high - low) < values.max() <= high
@@ -104,12 +105,26 @@ def test_draws_are_in_their_ranges_and_fill_them():
     assert abs(flip.mean() - 0.5) < 0.056
 
 
+def test_further_draws_are_in_their_ranges_and_fill_them():
+    ranges = {"rotation": (-30, 10), "brightness": (0.5, 2), "hue": (-0.1, 0.2), "blur": (0, 3)}
+    further = Augmentation((8, 8), **{f"{name}_range": limits for name, limits in ranges.items()})
+    draws = Draw(*further.draws(0, 0, 2000).T)
+    for name, (low, high) in ranges.items():
+        values, room = getattr(draws, name), 0.01 * (high - low)
+        assert low <= values.min() < low + room and high - room < values.max() <= high
+
+
+def test_a_further_range_leaves_the_other_draws_as_they_are():
+    further = dataclasses.replace(RANGES, rotation_range=(-10, 10), saturation_range=(0.5, 2))
+    np.testing.assert_array_equal(further.draws(3, 1, 9)[:, :5], RANGES.draws(3, 1, 9)[:, :5])
+
+
 def test_without_flip_nothing_is_mirrored():
     assert not Augmentation((8, 8)).draws(0, 0, 100)[:, 2].any()
 
 
 def test_a_fixed_scale_still_crops_at_random_places():
-    places = Augmentation((8, 8), (1.0, 1.0)).draws(0, 0, 100)[:, 3:]
+    places = Augmentation((8, 8), (1.0, 1.0)).draws(0, 0, 100)[:, 3:5]
     assert len(np.unique(places)) == 200
 
 
@@ -271,6 +286,117 @@ def test_images_shrink_without_smoothing():
     image = greys(0, 90, 0, 0, 60, 0)
     found, _ = augment(image, np.zeros((1, 6), "uint8"), whole(image, 1, 2), IDENTITY)
     assert found[0, :, 0].tolist() == [90, 60]
+
+
+def draw(**values):
+    return Draw(**{"scale": 1.0, "contrast": 1.0, "flip": 0.0, "down": 0.5, "right": 0.5, **values})
+
+
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_a_quarter_turn_is_counter_clockwise_before_the_mirror(rng, flip):
+    image = rng.integers(0, 256, (6, 6, 3), dtype="uint8")
+    mask = rng.integers(0, 256, (6, 6), dtype="uint8")
+    found = augment(image, mask, whole(image, 6, 6), draw(rotation=90.0, flip=flip))
+    image, mask = (np.rot90(part)[:, :: -1 if flip else 1] for part in (image, mask))
+    np.testing.assert_array_equal(found[1], mask)
+    np.testing.assert_allclose(found[0].astype(int), image, atol=1)  # rounding
+
+
+def test_a_turn_fills_the_corners_with_padding():
+    image, mask = np.full((8, 8, 3), 9, "uint8"), np.zeros((8, 8), "uint8")
+    image, mask = augment(image, mask, whole(image, 8, 8), draw(rotation=45.0, brightness=2.0))
+    corners = mask[[0, 0, -1, -1], [0, -1, 0, -1]]
+    assert corners.tolist() == [255] * 4 and set(np.unique(mask)) == {0, 255}
+    assert (image[mask == 255] == 0).mean() > 0.5  # at the edges bilinear mixes in the image
+    assert (image[3:5, 3:5] == 18).all()
+
+
+def test_a_turn_shows_what_lies_outside_of_the_crop_before():
+    # The crop is the middle 4 x 4 of 12 x 12; its corners turned by 45 degrees stay in the image.
+    image, mask = np.zeros((12, 12, 3), "uint8"), np.zeros((12, 12), "uint8")
+    window = ((4, 4, 0, 4), (4, 4, 0, 4), (4, 4))
+    _, mask = augment(image, mask, window, draw(rotation=45.0))
+    assert (mask == 0).all()
+
+
+def test_brightness_is_a_factor_before_contrast():
+    image, mask = greys(50, 200), np.zeros((1, 2), "uint8")
+    found, _ = augment(image, mask, whole(image, 1, 2), draw(brightness=1.5, contrast=2.0))
+    # 127 + 2 (75 - 127) = 23 and 127 + 2 (300 - 127) = 473
+    assert found[0, :, 0].tolist() == [23, 255]
+
+
+def test_without_saturation_all_is_grey():
+    image = np.array([[[200, 100, 0]]], "uint8")
+    found, _ = augment(image, np.zeros((1, 1), "uint8"), whole(image, 1, 1), draw(saturation=0.0))
+    # 0.299 x 200 + 0.587 x 100 = 118.5
+    assert np.abs(found - 118.5).max() <= 1
+
+
+def test_a_third_of_the_hues_turns_red_into_green():
+    image = np.array([[[255, 0, 0]]], "uint8")
+    found, _ = augment(image, np.zeros((1, 1), "uint8"), whole(image, 1, 1), draw(hue=1 / 3))
+    # 85 of 256 levels, a little less than a third
+    assert found[0, 0, 1] == 255 and found[0, 0].max(initial=0, where=[1, 0, 1]) <= 5
+
+
+def test_blur_spreads_the_image_and_not_the_mask():
+    image, mask = np.zeros((9, 9, 3), "uint8"), np.zeros((9, 9), "uint8")
+    image[4, 4], mask[4, 4] = 255, 1
+    image, mask = augment(image, mask, whole(image, 9, 9), draw(blur=1.0))
+    assert 0 < image[4, 5, 0] < image[4, 4, 0] < 255
+    assert mask.sum() == mask[4, 4] == 1
+
+
+def test_a_crop_of_one_class_is_drawn_again_under_a_limit():
+    # 12 x 12, class 1 in a stripe of two columns: a crop of 4 without it has one class alone.
+    mask = np.zeros((12, 12), "uint8")
+    mask[:, 5:7] = 1
+    limited = Augmentation((4, 4), class_limit=0.8)
+    for row in limited.draws(0, 0, 20):
+        (_, rows, *_), (x, columns, *_), _ = limited.choose_window(mask, row)
+        counts = np.bincount(mask[:rows, x : x + columns].ravel())
+        assert counts.max() <= 0.8 * counts.sum()
+
+
+def test_the_first_crop_is_kept_where_no_place_is_under_the_limit():
+    limited = Augmentation((4, 4), class_limit=0.8)
+    row = limited.draws(0, 0, 1)[0]
+    mask = np.zeros((12, 12), "uint8")
+    assert limited.choose_window(mask, row) == limited.window(mask.shape, row)
+
+
+@each_loader
+def test_all_augmentations_give_known_ids_and_the_same_pairs_again(noise, loader):
+    arguments = {
+        "rotation_range": (-20, 20),
+        "brightness_range": (0.7, 1.4),
+        "saturation_range": (0.5, 1.5),
+        "hue_range": (-0.1, 0.1),
+        "blur_range": (0, 2),
+        "class_limit": 0.75,
+        "seed": 3,
+    }
+    first, second = (
+        batches(make_dataset(noise, "train", (20, 24), 3, loader=name, **arguments))
+        for name in (loader, "pillow")
+    )
+    assert equal(first, second)
+    assert set(np.unique(flat(first)[1])) <= {0, 1, 2, 3, 4, 255}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("rotation_range", (10, -10)),
+        ("blur_range", (-1, 1)),
+        ("hue_range", (0.1,)),
+        ("class_limit", 0),
+    ],
+)
+def test_a_bad_range_is_refused_by_name(noise, name, value):
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        make_dataset(noise, "train", 8, **{name: value})
 
 
 # Image and mask stay together

@@ -26,7 +26,7 @@ class Plan:
         return whole + (1 if rest and not self.drop_remainder else 0)
 
     def epoch(self, epoch):
-        """Index of each sample in order, and its draws, (samples, 5)."""
+        """Index of each sample in order, and its draws."""
         count = len(self.samples)
         indexes = order(self.seed, epoch, count) if self.shuffle else np.arange(count)
         return indexes, self.augmentation.draws(self.seed, epoch, count)[indexes]
@@ -34,7 +34,7 @@ class Plan:
     def pair(self, index, draw):
         """Image and mask of a sample, augmented, uint8."""
         image, mask = self.dataset.open(self.samples[index])
-        return augment(image, mask, self.augmentation.window(mask.shape, draw), draw)
+        return augment(image, mask, self.augmentation.choose_window(mask, draw), draw)
 
 
 def make_dataset(
@@ -47,6 +47,12 @@ def make_dataset(
     scale_range=(0.5, 2.0),
     contrast_range=(0.75, 1.5),
     flip=True,
+    rotation_range=(0.0, 0.0),
+    brightness_range=(1.0, 1.0),
+    saturation_range=(1.0, 1.0),
+    hue_range=(0.0, 0.0),
+    blur_range=(0.0, 0.0),
+    class_limit=None,
     image_scale=1.0,
     drop_remainder=None,
     loader=None,
@@ -66,7 +72,9 @@ def make_dataset(
         batch_size: samples a batch, over all devices.
         training: as above.
         seed: int, for the same draws again; None draws one.
-        scale_range, contrast_range, flip: the augmentation in training.
+        scale_range, contrast_range, flip: the paper's augmentation in training.
+        rotation_range, brightness_range, saturation_range, hue_range, blur_range, class_limit:
+            more of it, see `Augmentation`; none unless asked for.
         image_scale: a factor on the size of all images and masks, before everything else.
         drop_remainder: whether the last, smaller batch of an epoch is left out; as `training` if
             None (each epoch leaves out others).
@@ -92,12 +100,39 @@ def make_dataset(
             "`scale_range` must be (least, largest), and it and `image_scale` above 0. "
             f"Received: scale_range={scale_range}, image_scale={image_scale}."
         )
+    for name, limits, least in (
+        ("contrast_range", contrast_range, 0),
+        ("rotation_range", rotation_range, -180),
+        ("brightness_range", brightness_range, 0),
+        ("saturation_range", saturation_range, 0),
+        ("hue_range", hue_range, -1),
+        ("blur_range", blur_range, 0),
+    ):
+        if len(limits) != 2 or not least <= limits[0] <= limits[1]:
+            raise ValueError(
+                f"`{name}` must be (least, largest), {least} or more. Received: {name}={limits}."
+            )
+    if class_limit is not None and not 0 < class_limit <= 1:
+        raise ValueError(
+            f"`class_limit` must be a share, above 0 and up to 1. Received: {class_limit}."
+        )
     samples = dataset.samples(split)
     if any(sample.mask is None for sample in samples):
         raise ValueError(f"The split {split!r} of {dataset.name!r} has no masks: predict only.")
     if training:
         scale_range = (image_scale * low, image_scale * high)
-        augmentation = Augmentation(crop_size, scale_range, contrast_range, flip)
+        augmentation = Augmentation(
+            crop_size,
+            scale_range,
+            contrast_range,
+            flip,
+            rotation_range,
+            brightness_range,
+            saturation_range,
+            hue_range,
+            blur_range,
+            class_limit,
+        )
     else:
         augmentation = Augmentation(crop_size, (image_scale, image_scale), centre=True)
     plan = Plan(

@@ -1,10 +1,13 @@
 """Augmentation with Pillow, and the plan carried out without TensorFlow."""
 
+import math
+
 import keras
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageFilter
 
 from keras_sanet.datasets.files import VOID
+from keras_sanet.pipeline.sampling import Draw
 
 
 class PillowDataset(keras.utils.PyDataset):
@@ -37,7 +40,7 @@ class PillowDataset(keras.utils.PyDataset):
 
 
 def augment(image, mask, window, draw):
-    """Cuts out and resizes a box, changes the image's contrast, mirrors and pads.
+    """Changes the image's colours; cuts out, resizes, rotates, mirrors and pads image and mask.
 
     Args:
         image: Pillow image, RGB.
@@ -48,13 +51,14 @@ def augment(image, mask, window, draw):
     Returns: image, uint8 (height, width, 3), padded with 0, and mask, uint8 (height, width), with
         255.
     """
-    _, contrast, flip, _, _ = draw
+    draw = Draw(*map(float, draw))
     (y, rows, top, height), (x, columns, left, width), size = window
-    image = _resize(image, (x, y, x + columns, y + rows), (width, height))
-    levels = np.rint(127 + contrast * (np.arange(256) - 127)).clip(0, 255).astype(int)
-    image = image.point(3 * levels.tolist())
+    if draw.rotation:
+        return _rotate(_recolour(image, draw), mask, window, draw)
+    image = _recolour(image.crop((x, y, x + columns, y + rows)), draw)
+    image = _resize(image, (width, height))
     mask = _resize_mask(mask[y : y + rows, x : x + columns], (height, width))
-    if flip:
+    if draw.flip:
         image, mask = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), mask[:, ::-1]
         left = size[1] - left - width
     place = slice(top, top + height), slice(left, left + width)
@@ -63,11 +67,48 @@ def augment(image, mask, window, draw):
     return padded_image, padded_mask
 
 
-def _resize(image, box, size):
-    """Bilinear, of the box to (width, height), with half-pixel centres and no antialiasing."""
+def _recolour(image, draw):
+    """Blur, hue, saturation, then brightness and contrast."""
+    if draw.blur:
+        image = image.filter(ImageFilter.GaussianBlur(draw.blur))
+    if draw.hue:
+        hue, *others = image.convert("HSV").split()
+        turned = [(level + round(256 * draw.hue)) % 256 for level in range(256)]
+        image = Image.merge("HSV", (hue.point(turned), *others)).convert("RGB")
+    if draw.saturation != 1:
+        image = ImageEnhance.Color(image).enhance(draw.saturation)
+    levels = 127 + draw.contrast * (draw.brightness * np.arange(256) - 127)
+    return image.point(3 * np.rint(levels).clip(0, 255).astype(int).tolist())
+
+
+def _rotate(image, mask, window, draw):
+    """Window, rotation about the result's centre and flip as one resampling."""
+    (y, rows, top, height), (x, columns, left, width), size = window
+    angle = math.radians(draw.rotation)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    middle_y, middle_x = size[0] / 2, size[1] / 2
+    mirror = -1 if draw.flip else 1
+    # (X, Y) in the result comes from x0 + (X' - left) columns / width, with X' the rotated X.
+    across, down = columns / width, rows / height
+    matrix = (
+        *(across * mirror * cosine, -across * sine),
+        x + across * (middle_x - left - mirror * cosine * middle_x + sine * middle_y),
+        *(down * mirror * sine, down * cosine),
+        y + down * (middle_y - top - mirror * sine * middle_x - cosine * middle_y),
+    )
+    affine, size = Image.Transform.AFFINE, size[::-1]
+    nearest, bilinear = Image.Resampling.NEAREST, Image.Resampling.BILINEAR
+    image = image.transform(size, affine, matrix, bilinear, fillcolor=0)
+    mask = Image.fromarray(mask).transform(size, affine, matrix, nearest, fillcolor=VOID)
+    return np.array(image), np.array(mask)
+
+
+def _resize(image, size):
+    """Bilinear, to (width, height), with half-pixel centres and no antialiasing."""
     resampling = Image.Resampling.BILINEAR
-    if size[0] >= box[2] - box[0] and size[1] >= box[3] - box[1]:
-        return image.resize(size, resampling, box)
+    if size[0] >= image.width and size[1] >= image.height:
+        return image.resize(size, resampling)
+    box = (0, 0, *image.size)
     return image.transform(size, Image.Transform.EXTENT, box, resampling)  # `resize` would smooth
 
 

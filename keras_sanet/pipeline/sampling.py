@@ -4,9 +4,24 @@ Every number is keyed by (seed, epoch, index of the sample), never by the state 
 tf.data and Pillow see the same draws, and a resumed run goes on exactly.
 """
 
+import collections
 import dataclasses
+import itertools
 
 import numpy as np
+
+from keras_sanet.datasets.files import VOID
+
+# What is drawn for one sample: factor of its size, a of 127 + a (x - 127), 1 to mirror, the place
+# of the crop as shares (down, right) of the room there is; degrees counter-clockwise, factors of
+# brightness and saturation, share of the circle of hues, standard deviation of the blur in pixels
+# of the file, and a number that keys other places of the crop.
+Draw = collections.namedtuple(
+    "Draw",
+    "scale contrast flip down right rotation brightness saturation hue blur key",
+    defaults=(0.0, 1.0, 1.0, 0.0, 0.0, 0.0),
+)
+_TRIES = 10  # places of a crop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +33,12 @@ class Augmentation:
         scale_range: least and largest factor of the image's size.
         contrast_range: least and largest a of 127 + a (x - 127).
         flip: whether half of the pairs are mirrored left to right.
+        rotation_range: least and largest degrees, counter-clockwise about the crop's centre.
+        brightness_range, saturation_range: least and largest factor.
+        hue_range: least and largest turn of the hues, in shares of the circle.
+        blur_range: least and largest standard deviation of a Gaussian, in pixels of the file.
+        class_limit: largest share of a crop's labelled pixels that one class may take; up to ten
+            places are tried. None: any.
         centre: whether the crop is the centre instead of a random part.
     """
 
@@ -25,18 +46,53 @@ class Augmentation:
     scale_range: tuple = (1.0, 1.0)
     contrast_range: tuple = (1.0, 1.0)
     flip: bool = False
+    rotation_range: tuple = (0.0, 0.0)
+    brightness_range: tuple = (1.0, 1.0)
+    saturation_range: tuple = (1.0, 1.0)
+    hue_range: tuple = (0.0, 0.0)
+    blur_range: tuple = (0.0, 0.0)
+    class_limit: float | None = None
     centre: bool = False
 
     def draws(self, seed, epoch, count):
-        """One row a sample: scale, contrast, flip (0 or 1), and the place of the crop as shares
-        (down, right) of the room there is. (count, 5), float64."""
-        u = np.random.Generator(np.random.Philox(key=[seed, epoch])).random((count, 5))
-        if self.centre:
-            u[:, 3:] = 0.5
-        scale = self.scale_range[0] + u[:, 0] * np.ptp(self.scale_range)
-        contrast = self.contrast_range[0] + u[:, 1] * np.ptp(self.contrast_range)
-        flip = (u[:, 2] < 0.5) & self.flip
-        return np.stack([scale, contrast, flip, u[:, 3], u[:, 4]], axis=1)
+        """A `Draw` a sample, as the rows of a float64 array (count, 11)."""
+        # A key a group, so that a further draw leaves the others as they are.
+        u = _uniform([seed, epoch], (count, 5))
+        v = _uniform([seed, (2 << 32) + epoch], (count, 6))
+        place = np.full((count, 2), 0.5) if self.centre else u[:, 3:]
+        columns = [
+            _within(self.scale_range, u[:, 0]),
+            _within(self.contrast_range, u[:, 1]),
+            (u[:, 2] < 0.5) & self.flip,
+            *place.T,
+            _within(self.rotation_range, v[:, 0]),
+            _within(self.brightness_range, v[:, 1]),
+            _within(self.saturation_range, v[:, 2]),
+            _within(self.hue_range, v[:, 3]),
+            _within(self.blur_range, v[:, 4]),
+            np.floor(v[:, 5] * 2**32),
+        ]
+        return np.stack(columns, axis=1)
+
+    def choose_window(self, mask, draw):
+        """The first window in which no class takes more than `class_limit`, of ten at most.
+
+        Args: mask, class ids, (height, width); draw, a row of `draws`.
+        Returns: as `window`; the first if none will do.
+        """
+        first = self.window(mask.shape, draw)
+        if self.class_limit is None:
+            return first
+        draw = Draw(*draw)
+        places = _uniform([int(draw.key), 0], (_TRIES - 1, 2))
+        others = (self.window(mask.shape, draw._replace(down=y, right=x)) for y, x in places)
+        for window in itertools.chain([first], others):
+            (y, rows, *_), (x, columns, *_), _ = window
+            ids = mask[y : y + rows, x : x + columns]
+            counts = np.bincount(ids.ravel(), minlength=VOID)[:VOID]
+            if counts.max() <= self.class_limit * counts.sum():
+                return window
+        return first
 
     def window(self, size, draw):
         """Random scale and random crop as one box of the source and one resize of that box.
@@ -47,21 +103,32 @@ class Augmentation:
             length of the resized box in the result; and the size of the result. Where the scaled
             image is smaller than the crop, the rest of the result is padding.
         """
-        scale, _, _, down, right = draw
+        draw = Draw(*draw)
         if self.crop_size is None:
-            result = tuple(max(1, round(n * scale)) for n in size)
+            result = tuple(max(1, round(n * draw.scale)) for n in size)
             return (0, size[0], 0, result[0]), (0, size[1], 0, result[1]), result
         rows, columns = (
-            _axis(n, crop, scale, share)
-            for n, crop, share in zip(size, self.crop_size, (down, right))
+            _axis(n, crop, draw.scale, share)
+            for n, crop, share in zip(size, self.crop_size, (draw.down, draw.right))
         )
         return rows, columns, tuple(self.crop_size)
 
 
 def order(seed, epoch, count):
     """A permutation of the samples."""
-    # A key of its own: the draws use [seed, epoch].
-    return np.random.Generator(np.random.Philox(key=[seed, (1 << 32) + epoch])).permutation(count)
+    return _generator([seed, (1 << 32) + epoch]).permutation(count)
+
+
+def _generator(key):
+    return np.random.Generator(np.random.Philox(key=key))
+
+
+def _uniform(key, shape):
+    return _generator(key).random(shape)
+
+
+def _within(limits, shares):
+    return limits[0] + shares * np.ptp(limits)
 
 
 def _axis(size, crop, scale, share):

@@ -1,6 +1,5 @@
 """The package's side of the benchmarks, on the backend of KERAS_BACKEND."""
 
-import contextlib
 import math
 
 import keras
@@ -9,10 +8,9 @@ import numpy as np
 import keras_sanet
 
 
-def train_step(size, batch_size, num_classes=40, taps=5, remat=None):
-    """`taps`: how many maps are aggregated. `remat`: mode of a `keras.RematScope`."""
-    with keras.RematScope(remat) if remat else contextlib.nullcontext():
-        model = keras_sanet.SANet(num_classes, taps=("s0", "s1", "s2", "s3", "s4")[-taps:])
+def train_step(size, batch_size, num_classes=40, taps=5):
+    """`taps`: how many maps are aggregated."""
+    model = keras_sanet.SANet(num_classes, taps=("s0", "s1", "s2", "s3", "s4")[-taps:])
     keras_sanet.training.compile(model, 1000)
     model.compile(model.optimizer, model.loss)  # the peer has no metrics
     rng = np.random.default_rng(0)
