@@ -1,6 +1,7 @@
 """Data sets as lists of (image, mask) files, with their classes and colours. No TensorFlow here."""
 
 from keras_sanet.datasets import camvid, folder, scenes
+from keras_sanet.datasets.cache import cached
 from keras_sanet.datasets.files import Dataset, Sample
 
 _PUBLIC = {"camvid": camvid}
@@ -21,12 +22,15 @@ def infos():
     return [module.INFO for module in _PUBLIC.values()]
 
 
-def load(name, root=None):
+def load(name, root=None, cache=None, **options):
     """Finds a data set on disk.
 
     Args:
-        name: "camvid", "folder" (your own images) or "scenes" (drawn, not downloaded).
+        name: one of `names()`: a public data set, "folder" (your own images) or "scenes" (drawn,
+            not downloaded).
         root: its folder. "scenes" is drawn into it, or into Keras's cache if None.
+        cache: folder in which decoded pictures are kept, for slow sources; None for none.
+        options: of the data set's own `load`, such as `num_classes=13` of "nyuv2".
 
     Returns: a `Dataset`.
 
@@ -37,7 +41,8 @@ def load(name, root=None):
         raise ValueError(f"Unknown data set {name!r}. Known: {', '.join(_LOADERS)}.")
     if root is None and name != "scenes":
         raise ValueError(f"`root`, the folder of the data set {name!r}, must be given.")
-    return _LOADERS[name](root)
+    dataset = _LOADERS[name](root, **options)
+    return dataset if cache is None else cached(dataset, cache)
 
 
 __all__ = ["Dataset", "Sample", "infos", "load", "names"]

@@ -34,6 +34,10 @@ class Frame:
         """The Pillow image."""
         raise NotImplementedError
 
+    def header(self):
+        """A Pillow image of the same mode and size, whose pixels need not be the same."""
+        return self.open()
+
     def __str__(self):
         return f"{self.file} [{self.stem}]"
 
@@ -196,14 +200,10 @@ def _check_mask(path, image):
         )
 
 
-def _picture(source):
-    return source.open() if isinstance(source, Frame) else Image.open(source)
-
-
 def _header(path, check):
     """(width, height) of a file whose kind passes `check`."""
     try:
-        with _picture(path) as image:
+        with path.header() if isinstance(path, Frame) else Image.open(path) as image:
             check(path, image)
             return image.size
     except FileNotFoundError:
@@ -215,7 +215,7 @@ def _header(path, check):
 def _open(path, check):
     """The decoded Pillow image of a file whose kind passes `check`."""
     try:
-        with _picture(path) as image:
+        with path.open() if isinstance(path, Frame) else Image.open(path) as image:
             check(path, image)
             image.load()
             return image

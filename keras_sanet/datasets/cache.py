@@ -1,0 +1,84 @@
+"""Decoded pictures on disk, for sources that are slow to decode (.mat, 16-bit or large PNG)."""
+
+import dataclasses
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from keras_sanet.datasets.files import Frame, Sample, open_image, open_mask
+
+_VERSION = 1  # of what is stored
+
+
+def cached(dataset, folder):
+    """The same data set, whose pictures are decoded once and then read from `folder`.
+
+    A picture is stored when it is first read, uncompressed (`.npy`: a byte a channel and pixel, two
+    a pixel of a 16-bit mask). Its name is a hash of the source file's bytes, of a frame's file
+    name, size and time: a changed source is decoded anew, and one folder may serve several sets.
+    Files appear whole or not at all, so that runs may share it and be interrupted.
+
+    Args: dataset, from `datasets.load`; folder, made where it is missing.
+    Returns: a `Dataset`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def keep(source, kind):
+        if source is None:
+            return None
+        file = source.file if isinstance(source, Frame) else source
+        return _Cached(file, source.stem, source, folder, kind)
+
+    splits = {
+        split: [Sample(keep(s.image, "image"), keep(s.mask, "mask")) for s in samples]
+        for split, samples in dataset.splits.items()
+    }
+    return dataclasses.replace(dataset, splits=splits)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cached(Frame):
+    source: object
+    folder: Path
+    kind: str
+
+    def __str__(self):
+        return str(self.source)
+
+    def header(self):
+        return self.source.header() if isinstance(self.source, Frame) else Image.open(self.source)
+
+    def open(self):
+        key = self._key()
+        path = self.folder / key[:2] / f"{key}.npy"
+        try:
+            return Image.fromarray(np.load(path))
+        except (OSError, ValueError, EOFError):  # not there, or cut off by a full disk
+            picture = {"image": open_image, "mask": open_mask}[self.kind](self.source)
+            _write(path, np.asarray(picture))
+            return picture
+
+    def _key(self):
+        digest = hashlib.blake2b(f"{_VERSION} {self.kind}".encode(), digest_size=16)
+        if isinstance(self.source, Frame):
+            status = os.stat(self.file)
+            digest.update(f"{self.source} {status.st_size} {status.st_mtime_ns}".encode())
+        else:
+            digest.update(Path(self.source).read_bytes())
+        return digest.hexdigest()
+
+
+def _write(path, array):
+    path.parent.mkdir(exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+        try:
+            np.save(file, array)
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.replace(file.name, path)

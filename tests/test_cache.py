@@ -1,0 +1,90 @@
+"""Decoded pictures on disk."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_sanet import datasets
+
+
+@pytest.fixture
+def root(tmp_path, rng):
+    """One pair, with a 16-bit mask."""
+    for part in ("images", "masks"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+    image = rng.integers(0, 256, (6, 8, 3), dtype="uint8")
+    Image.fromarray(image).save(tmp_path / "data/images/a.png")
+    Image.fromarray(rng.integers(0, 2, (6, 8)).astype("uint16")).save(tmp_path / "data/masks/a.png")
+    (tmp_path / "data/classes.txt").write_text("sky\nroad\n", "utf-8")
+    return tmp_path
+
+
+def load(root, cache=True):
+    cache = root / "cache" if cache else None
+    dataset = datasets.load("folder", root / "data", cache=cache)
+    (sample,) = dataset.samples("train")
+    return dataset, sample
+
+
+def stored(root):
+    return sorted((root / "cache").rglob("*.npy"))
+
+
+def test_a_cached_sample_is_the_sample_at_first_and_again(root):
+    plain, sample = load(root, cache=False)
+    expected = plain.read(sample)
+    for _ in range(2):
+        dataset, sample = load(root)
+        for found, part in zip(dataset.read(sample), expected):
+            assert found.dtype == part.dtype
+            np.testing.assert_array_equal(found, part)
+    assert len(stored(root)) == 2
+
+
+def test_nothing_is_decoded_before_it_is_read(root):
+    dataset, _ = load(root)
+    assert dataset.sizes("train") == [(6, 8)] and stored(root) == []
+
+
+def test_what_is_stored_is_what_is_read(root):
+    dataset, sample = load(root)
+    dataset.read(sample)
+    for path in stored(root):
+        np.save(path, np.zeros_like(np.load(path)))
+    image, mask = dataset.read(sample)
+    assert not image.any() and not mask.any()
+
+
+def test_a_changed_file_is_decoded_anew(root):
+    dataset, sample = load(root)
+    dataset.read(sample)
+    Image.new("RGB", (8, 6), (1, 2, 3)).save(root / "data/images/a.png")
+    image, _ = dataset.read(sample)
+    assert image[0, 0].tolist() == [1, 2, 3] and len(stored(root)) == 3
+
+
+def test_a_cut_off_file_is_written_again(root):
+    dataset, sample = load(root)
+    expected, _ = dataset.read(sample)
+    for path in stored(root):
+        os.truncate(path, 100)
+    image, _ = dataset.read(sample)
+    np.testing.assert_array_equal(image, expected)
+    assert all(path.stat().st_size > 100 for path in stored(root))
+
+
+def test_nothing_unfinished_is_left_behind(root):
+    dataset, sample = load(root)
+    dataset.read(sample)
+    assert [p for p in (root / "cache").rglob("*") if p.is_file() and p.suffix != ".npy"] == []
+
+
+def test_an_error_names_the_source(root):
+    path = root / "data/masks/a.png"
+    path.write_bytes(path.read_bytes()[:50])
+    dataset, sample = load(root)
+    with pytest.raises(ValueError, match="masks/a.png can't be read"):
+        dataset.read(sample)
+    assert len(stored(root)) == 1  # the image's
