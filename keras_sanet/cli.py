@@ -1,6 +1,7 @@
 """The command line, `keras-sanet`: demo, train, evaluate, predict, benchmark, inspect, datasets."""
 
 import argparse
+import ast
 import json
 import os
 import shutil
@@ -100,7 +101,7 @@ def train(options):
         options = argparse.Namespace(**{**vars(options), **saved, "output": str(run)})
     elif options.dataset is None:
         raise ValueError("--dataset must be given (or --resume RUN).")
-    dataset = datasets.load(options.dataset, options.data)
+    dataset = _load_dataset(options)
     keras.utils.set_random_seed(options.seed)
     keras.config.set_dtype_policy(options.precision)
     train = pipeline.make_dataset(
@@ -160,7 +161,7 @@ def train(options):
 def evaluate(options):
     """Prints the figures of a saved model on a split, at the full size of its masks."""
     model = _load_model(options.saved_model)
-    dataset = datasets.load(options.dataset, options.data)
+    dataset = _load_dataset(options)
     report = evaluation.evaluate(
         model,
         dataset,
@@ -214,7 +215,7 @@ def inspect(options):
 
     The exit code is 1 where training would not be safe.
     """
-    dataset = datasets.load(options.dataset, options.data)
+    dataset = _load_dataset(options)
     inspection = Inspection(dataset, track=lambda samples: _tracked(samples, "Inspecting"))
     print(inspection)
     if options.class_weights:
@@ -235,6 +236,24 @@ def list_datasets(options):
             print(f"    files    {files}")
         print(f"    from     {info.url}\n    terms    {info.licence}\n    cite     {info.citation}")
     print("\nscenes: drawn by the package.\nfolder: your own images, masks and classes.txt.")
+
+
+def _load_dataset(options):
+    settings = {}
+    for setting in options.data_options:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--data-options takes NAME=VALUE. Received: {setting!r}.")
+        try:
+            settings[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            settings[name] = value  # a word
+    try:
+        return datasets.load(options.dataset, options.data, options.cache, **settings)
+    except TypeError as error:
+        if not settings:
+            raise
+        raise ValueError(f"--data-options {' '.join(options.data_options)}: {error}.") from None
 
 
 def _build_model(options, num_classes, **kwargs):
@@ -351,7 +370,7 @@ def _write_config(options, output):
     arguments = {
         k: v for k, v in vars(options).items() if k not in ("command", "resume", "verbose")
     }
-    for name in ("data", "weights"):
+    for name in ("data", "cache", "weights"):
         if arguments[name] is not None:
             arguments[name] = str(Path(arguments[name]).resolve())
     config = {
@@ -448,7 +467,7 @@ def _parser():
 
     sub = command(inspect)
     sub.add_argument("dataset", choices=datasets.names(), help="kind of data set")
-    sub.add_argument("--data", help="its folder; scenes are drawn and need none")
+    _add_folder(sub)
     sub.add_argument("--sheet", metavar="FILE.png", help="write a page of overlays to look at")
     sub.add_argument(
         "--class-weights", metavar="SPLIT", help="print median-frequency weights of this split"
@@ -473,7 +492,19 @@ def _add_data(parser, required):
     parser.add_argument(
         "--dataset", choices=datasets.names(), required=required, help="kind of data set"
     )
+    _add_folder(parser)
+
+
+def _add_folder(parser):
     parser.add_argument("--data", help="its folder; scenes are drawn and need none")
+    parser.add_argument("--cache", help="folder to keep decoded pictures in, for slow data sets")
+    parser.add_argument(
+        "--data-options",
+        nargs="+",
+        default=[],
+        metavar="NAME=VALUE",
+        help="more for its reader, as num_classes=13 for nyuv2",
+    )
 
 
 def _add_inference(parser):
