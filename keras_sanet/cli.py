@@ -235,7 +235,8 @@ def list_datasets(options):
         for files in info.files:
             print(f"    files    {files}")
         print(f"    from     {info.url}\n    terms    {info.licence}\n    cite     {info.citation}")
-    print("\nscenes: drawn by the package.\nfolder: your own images, masks and classes.txt.")
+    print("\ntfds: a set of TensorFlow Datasets, its name given as --data.")
+    print("folder: your own images, masks and classes.txt.\nscenes: drawn by the package.")
 
 
 def _load_dataset(options):
@@ -371,7 +372,7 @@ def _write_config(options, output):
         k: v for k, v in vars(options).items() if k not in ("command", "resume", "verbose")
     }
     for name in ("data", "cache", "weights"):
-        if arguments[name] is not None:
+        if arguments[name] is not None and Path(arguments[name]).exists():
             arguments[name] = str(Path(arguments[name]).resolve())
     config = {
         "arguments": arguments,
@@ -496,7 +497,7 @@ def _add_data(parser, required):
 
 
 def _add_folder(parser):
-    parser.add_argument("--data", help="its folder; scenes are drawn and need none")
+    parser.add_argument("--data", help="its folder, or its name in TFDS; scenes need none")
     parser.add_argument("--cache", help="folder to keep decoded pictures in, for slow data sets")
     parser.add_argument(
         "--data-options",

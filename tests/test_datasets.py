@@ -57,11 +57,30 @@ def read_first(root):
 
 
 def test_names_are_those_that_load_takes():
-    assert datasets.names() == ["camvid", "folder", "scenes"]
+    public = [info.name for info in datasets.infos()]
+    assert public == ["nyuv2", "sunrgbd", "ade20k", "cityscapes", "camvid", "voc"]
+    assert datasets.names() == [*public, "tfds", "folder", "scenes"]
+
+
+@pytest.mark.parametrize("info", datasets.infos(), ids=lambda info: info.name)
+def test_a_wrong_folder_is_refused_with_what_was_looked_for_and_where_to_get_it(info, tmp_path):
+    with pytest.raises(FileNotFoundError) as raised:
+        datasets.load(info.name, tmp_path)
+    assert str(tmp_path) in str(raised.value) and info.url in str(raised.value)
+    assert all(files in str(raised.value) for files in info.files)
+
+
+@pytest.mark.parametrize("info", datasets.infos(), ids=lambda info: info.name)
+def test_the_facts_of_a_public_set_are_whole(info):
+    assert info.counts and info.licence and info.citation and info.url.startswith("http")
+    assert all(len(colour) == 3 and max(colour) < 256 for colour in info.classes.values())
 
 
 def test_an_unknown_data_set_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="'kitti'.*camvid, folder, scenes"):
+    with pytest.raises(
+        ValueError,
+        match="'kitti'.*nyuv2, sunrgbd, ade20k, cityscapes, camvid, voc, tfds, folder, scenes",
+    ):
         datasets.load("kitti", "anywhere")
 
 

@@ -1,12 +1,23 @@
 """Data sets as lists of (image, mask) files, with their classes and colours. No TensorFlow here."""
 
-from keras_sanet.datasets import camvid, folder, scenes
+from keras_sanet.datasets import (
+    ade20k,
+    camvid,
+    cityscapes,
+    folder,
+    nyuv2,
+    scenes,
+    sunrgbd,
+    tfds,
+    voc,
+)
 from keras_sanet.datasets.cache import cached
 from keras_sanet.datasets.files import Dataset, Sample
 
-_PUBLIC = {"camvid": camvid}
+_PUBLIC = (nyuv2, sunrgbd, ade20k, cityscapes, camvid, voc)
 _LOADERS = {
-    **{name: module.load for name, module in _PUBLIC.items()},
+    **{module.INFO.name: module.load for module in _PUBLIC},
+    "tfds": tfds.load,
     "folder": folder.load,
     "scenes": scenes.load,
 }
@@ -19,16 +30,17 @@ def names():
 
 def infos():
     """An `Info` for each public data set: classes, counts, files, terms, source."""
-    return [module.INFO for module in _PUBLIC.values()]
+    return [module.INFO for module in _PUBLIC]
 
 
 def load(name, root=None, cache=None, **options):
     """Finds a data set on disk.
 
     Args:
-        name: one of `names()`: a public data set, "folder" (your own images) or "scenes" (drawn,
-            not downloaded).
-        root: its folder. "scenes" is drawn into it, or into Keras's cache if None.
+        name: one of `names()`: a public data set, "tfds", "folder" (your own images) or "scenes"
+            (drawn, not downloaded).
+        root: its folder; of "tfds", the name of the set in TensorFlow Datasets. "scenes" is drawn
+            into it, or into Keras's cache if None.
         cache: folder in which decoded pictures are kept, for slow sources; None for none.
         options: of the data set's own `load`, such as `num_classes=13` of "nyuv2".
 

@@ -31,3 +31,17 @@ class Info:
         return FileNotFoundError(
             f"{root} holds no {self.title}. Looked for: {forms}. Get it from {self.url}."
         )
+
+
+def colour(index):
+    """The (red, green, blue) that PASCAL VOC gives an id, distinct for 0..255: the bits of the id
+    go to the highest bits of red, green and blue in turn. 0 is black."""
+    channels = [0, 0, 0]
+    for bit in range(8):
+        channels[bit % 3] |= (index >> bit & 1) << 7 - bit // 3
+    return tuple(channels)
+
+
+def colours(names, start=1):
+    """Dict from the name of a class to its VOC colour; the first class has that of `start`."""
+    return {name: colour(index) for index, name in enumerate(names, start=start)}
