@@ -2,6 +2,7 @@
 
 import os
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -88,3 +89,22 @@ def test_an_error_names_the_source(root):
     with pytest.raises(ValueError, match="masks/a.png can't be read"):
         dataset.read(sample)
     assert len(stored(root)) == 1  # the image's
+
+
+def test_frames_of_a_file_are_cached_until_it_changes(tmp_path):
+    file = tmp_path / "nyu_depth_v2_labeled.mat"
+
+    def write(value):
+        with h5py.File(file, "w") as mat:
+            arrays = ("images", (3, 640, 480), "uint8"), ("labels", (640, 480), "uint16")
+            for name, shape, dtype in arrays:
+                mat.create_dataset(name, (1449, *shape), dtype, chunks=(1, *shape), fillvalue=value)
+
+    for value in (1, 2):
+        file.unlink(missing_ok=True)
+        write(value)
+        dataset = datasets.load("nyuv2", tmp_path, cache=tmp_path / "cache")
+        for _ in range(2):
+            image, _ = dataset.read(dataset.samples("test")[0])
+            assert (image == value).all()
+        assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2 * value

@@ -404,3 +404,12 @@ def test_the_border_of_a_real_frame_is_white_and_void():
     for edge in (np.s_[:5], np.s_[-4:], np.s_[:, :6], np.s_[:, -5:]):
         assert (mask[edge] == 255).all()
         assert image[edge].mean() > 250
+
+
+@pytest.mark.parametrize("crop_border", [False, True])
+def test_a_header_has_the_mode_and_the_size_of_the_picture(tmp_path, crop_border):
+    write_mat(tmp_path)
+    (sample, *_) = nyuv2.load(tmp_path, crop_border=crop_border).samples("test")
+    for picture in (sample.image, sample.mask):
+        header, opened = picture.header(), picture.open()
+        assert (header.mode, header.size) == (opened.mode, opened.size)

@@ -53,11 +53,11 @@ def check_array(file, name, shape, dtype, info):
 
 def hdf5_handle(path):
     """The open HDF5 file, kept between calls. Threads may share it, processes may not."""
-    return _handle(path, os.getpid())
+    return _handle(path, os.stat(path).st_mtime_ns, os.getpid())
 
 
 @functools.lru_cache(maxsize=4)
-def _handle(path, process):
+def _handle(path, time, process):
     import h5py
 
     return h5py.File(path, "r")

@@ -1,0 +1,130 @@
+"""Reading speed of the data sets against plain Pillow on the same files, with and without a cache.
+
+    python tests/benchmarks/readers.py [--rounds 7]
+
+Trees of the official layouts are written for the run: drawn street scenes of 640x480 pixels,
+2048x1024 for Cityscapes, and NYU Depth v2's .mat file with a few of its 1449 frames filled
+(compressed in chunks of a frame; its peer is plain h5py). A round reads eight pairs with each
+reader in turn; medians, milliseconds a pair.
+"""
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from keras_sanet import datasets
+from keras_sanet.datasets import scenes
+
+COUNT = 8
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    print(f"{'ms a pair':24}{'plain':>8}{'reader':>8}{'ratio':>7}{'cached':>8}{'ratio':>7}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name, write in WRITERS.items():
+            root = Path(folder, name)
+            compare(name, root, write(root), Path(folder, "cache"), options.rounds)
+
+
+def compare(name, root, split, cache, rounds):
+    plain = datasets.load(name, root)
+    readers = {
+        "plain": (read_plainly, plain.samples(split)[:COUNT]),
+        "reader": (plain.read, plain.samples(split)[:COUNT]),
+    }
+    cached = datasets.load(name, root, cache=cache)
+    readers["cached"] = (cached.read, cached.samples(split)[:COUNT])
+    times = {reader: [] for reader in readers}
+    for _ in range(rounds + 1):  # the first warms up, and fills the cache
+        for reader, (read, samples) in readers.items():
+            start = time.perf_counter()
+            for sample in samples:
+                read(sample)
+            times[reader].append(1000 * (time.perf_counter() - start) / len(samples))
+    base, *others = (np.median(seconds[1:]) for seconds in times.values())
+    columns = "".join(f"{median:8.2f}{median / base:7.2f}" for median in others)
+    print(f"{name:24}{base:8.2f}{columns}", flush=True)
+
+
+def read_plainly(sample):
+    if isinstance(sample.image, Path):
+        return np.array(Image.open(sample.image).convert("RGB")), np.array(Image.open(sample.mask))
+    with h5py.File(sample.image.file) as file:
+        return tuple(np.array(file[part][sample.image.index].T) for part in ("images", "labels"))
+
+
+def save(pairs, image_path, mask_path):
+    """Writes pairs to the paths that the two functions give for an index."""
+    for index, (image, mask) in enumerate(pairs):
+        for array, path in ((image, image_path(index)), (mask, mask_path(index))):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+
+
+def pairs(size=(480, 640), first_id=0):
+    """Scenes whose classes start at `first_id`; at 1, void is 0."""
+    for index in range(COUNT):
+        image, mask = scenes.draw(0, index, size)
+        yield image, mask + np.uint8(first_id)  # 255 + 1 is 0
+
+
+def folder(root):
+    save(pairs(), lambda i: root / f"images/train/{i}.jpg", lambda i: root / f"masks/train/{i}.png")
+    (root / "classes.txt").write_text("\n".join(scenes.CLASS_NAMES), "utf-8")
+    return "train"
+
+
+def ade20k(root):
+    save(
+        pairs(first_id=1),
+        lambda i: root / f"images/training/{i}.jpg",
+        lambda i: root / f"annotations/training/{i}.png",
+    )
+    return "train"
+
+
+def cityscapes(root):
+    save(
+        pairs((1024, 2048)),
+        lambda i: root / f"leftImg8bit/val/city/{i}_leftImg8bit.png",
+        lambda i: root / f"gtFine/val/city/{i}_gtFine_labelIds.png",
+    )
+    return "val"
+
+
+def sunrgbd(root):
+    save(
+        pairs(first_id=1),
+        lambda i: root / f"image/train/img-{i:06}.jpg",
+        lambda i: root / f"label37/train/{i:08}.png",
+    )
+    return "train"
+
+
+def nyuv2(root):
+    root.mkdir()
+    with h5py.File(root / "nyu_depth_v2_labeled.mat", "w") as file:
+        shape, chunk = (1449, 3, 640, 480), (1, 3, 640, 480)
+        file.create_dataset("images", shape, "uint8", chunks=chunk, compression=3)
+        shape, chunk = (1449, 640, 480), (1, 640, 480)
+        file.create_dataset("labels", shape, "uint16", chunks=chunk, compression=3)
+    frames = [sample.image.index for sample in datasets.load("nyuv2", root).samples("train")]
+    with h5py.File(root / "nyu_depth_v2_labeled.mat", "a") as file:
+        for index, (image, mask) in zip(frames, pairs(first_id=1)):
+            file["images"][index], file["labels"][index] = image.T, mask.T
+    return "train"
+
+
+WRITERS = {f.__name__: f for f in (folder, ade20k, sunrgbd, cityscapes, nyuv2)}
+
+
+if __name__ == "__main__":
+    main()
