@@ -17,11 +17,13 @@ class Evaluation:
         confusion: int64 (classes, classes), pixels by true (rows) and predicted class.
         class_names: names by class id.
         images: number of images.
+        source: of which data set and split.
     """
 
     confusion: np.ndarray
     class_names: list
     images: int
+    source: str
 
     @property
     def iou_per_class(self):
@@ -68,7 +70,7 @@ class Evaluation:
                 rule,
                 f"{'mean':{width}}  {'':6}  {mean_accuracy:8.2f}  {mean_iou:6.2f}",
                 f"{'pixel accuracy':{width}}  {'':6}  {100 * self.pixel_accuracy:8.2f}",
-                f"{self.images} images; percent; void pixels do not count",
+                f"{self.images} images of {self.source}; percent; void pixels do not count",
             ]
         )
 
@@ -100,4 +102,5 @@ def evaluate(model, dataset, split, scales=(1.0,), flip=False, window=None, trac
         counts = truth != dataset.ignore_class
         cells = n * truth[counts].astype("int64") + predicted[counts]
         confusion += np.bincount(cells, minlength=n * n).reshape(n, n)
-    return Evaluation(confusion, dataset.class_names, len(samples))
+    source = f"{dataset.name}, {split}"
+    return Evaluation(confusion, dataset.class_names, len(samples), source)

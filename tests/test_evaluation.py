@@ -79,7 +79,8 @@ def test_the_table_has_a_line_a_class_in_percent(found):
     # means (66.67 + 75) / 2 and (66.67 + 60 + 0) / 3; 5 / 7
     assert ["mean", "70.83", "42.22"] in rows
     assert ["pixel", "accuracy", "71.43"] in rows
-    assert str(found).splitlines()[-1].startswith("2 images; percent")
+    last = str(found).splitlines()[-1]
+    assert last.startswith("2 images of ") and ", val; percent" in last
 
 
 def test_void_never_counts(model, tmp_path):
@@ -91,7 +92,7 @@ def test_void_never_counts(model, tmp_path):
 
 def test_a_large_count_is_exact_in_the_matrix():
     # 2^24 + 1 is no float32; figures are ratios.
-    report = Evaluation(np.array([[2**24 + 1, 0], [0, 2**40]]), ["a", "b"], 1)
+    report = Evaluation(np.array([[2**24 + 1, 0], [0, 2**40]]), ["a", "b"], 1, "two")
     assert report.confusion.sum() == 2**24 + 1 + 2**40
     assert report.mean_iou == report.pixel_accuracy == 1.0
 
