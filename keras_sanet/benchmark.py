@@ -50,7 +50,7 @@ class Benchmark:
         rng = np.random.default_rng(0)
         shape = (self.batch_size, *self.size)
         image = rng.integers(0, 256, (*shape, 3)).astype("uint8")
-        labels = rng.integers(0, model.get_layer("logits").output.shape[-1], shape).astype("uint8")
+        labels = rng.integers(0, model.get_layer("logits").output.shape[-1], shape).astype("int32")
         steps = {"prediction": lambda: model.predict_on_batch(image)}
         for name, part in _beginnings(model).items():
             part.compile("sgd", lambda y_true, y_pred: y_pred)

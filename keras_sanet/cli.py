@@ -216,11 +216,13 @@ def inspect(options):
     The exit code is 1 where training would not be safe.
     """
     dataset = _load_dataset(options)
+    if options.class_weights:
+        dataset.samples(options.class_weights)  # an unknown split is told before all is read
     inspection = Inspection(dataset, track=lambda samples: _tracked(samples, "Inspecting"))
     print(inspection)
     if options.class_weights:
         weights = inspection.class_weights(options.class_weights)
-        print(f"class_weights=[{', '.join(f'{weight:.3f}' for weight in weights)}]")
+        print(f"class_weights=[{', '.join(f'{weight:.4g}' for weight in weights)}]")
     if options.sheet:
         inspection.sheet().save(options.sheet)
         print(f"Overlays:  {Path(options.sheet).resolve()}")
@@ -294,15 +296,15 @@ def _finish(model, dataset, output, scales, split="val"):
 
 
 def _tracked(items, title):
-    """The items behind a progress bar; says the expected time after the second of them (the first
-    one compiles)."""
-    start = None
-    for index, item in enumerate(track(items, title, disable=not sys.stdout.isatty())):
-        if index == 1:
-            start = time.monotonic()
+    """The items behind a progress bar; says the expected time after a few of them (the first one
+    compiles, and several may be worked on at once)."""
+    known, start = 2 * os.cpu_count(), None
+    for index, item in enumerate(track(items, title, disable=not sys.stdout.isatty()), start=1):
         yield item
         if index == 1:
-            expected = (time.monotonic() - start) * (len(items) - 2)
+            start = time.monotonic()
+        if index == known + 1 < len(items):
+            expected = (time.monotonic() - start) / known * (len(items) - index)
             print(f"{title} {len(items)} images: about {_duration(expected)} to go.", flush=True)
 
 
@@ -372,7 +374,8 @@ def _write_config(options, output):
         k: v for k, v in vars(options).items() if k not in ("command", "resume", "verbose")
     }
     for name in ("data", "cache", "weights"):
-        if arguments[name] is not None and Path(arguments[name]).exists():
+        is_name = name == "data" and options.dataset == "tfds"
+        if arguments[name] is not None and not is_name:
             arguments[name] = str(Path(arguments[name]).resolve())
     config = {
         "arguments": arguments,
@@ -504,7 +507,7 @@ def _add_folder(parser):
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
-        help="more for its reader, as num_classes=13 for nyuv2",
+        help="more for its reader, as num_classes=13 for nyuv2, or version='\"3.10\"' for tfds",
     )
 
 

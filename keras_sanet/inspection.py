@@ -9,7 +9,7 @@ import os
 import numpy as np
 from PIL import Image
 
-from keras_sanet.datasets.files import VOID, open_image, open_mask, ranges
+from keras_sanet.datasets.files import VOID, open_image, open_mask, ranges, sizes_differ
 from keras_sanet.visualization import overlay, sheet
 
 # Share of the class edges that have, between two ids, one that lies between them. Seen: at most
@@ -17,7 +17,7 @@ from keras_sanet.visualization import overlay, sheet
 _BLENDED = 0.1
 _LEAST_EDGES = 50  # of a mask, to tell
 _SHOWN = 3  # files named in a message
-_LARGEST_ID = 65535
+_STRAY = 1e-3  # share of the pixels below which an id is a stray one
 
 
 @dataclasses.dataclass
@@ -27,9 +27,10 @@ class _Finding:
     sample: object
     size: tuple = None
     mode: str = None
-    pixels: np.ndarray = None  # by file id
+    ids: np.ndarray = None  # in the mask file
+    pixels: np.ndarray = None  # of each of them
     digest: bytes = None  # of the image's pixels
-    blended: bool = False
+    between: frozenset = frozenset()  # ids along the edges, if the mask looks interpolated
     error: str = None
 
 
@@ -62,6 +63,11 @@ class Inspection:
         for split in dataset.splits:
             self._add(split, self._findings[split])
         self._compare_splits()
+        if "train" not in dataset.splits:
+            there = ", ".join(dataset.splits) or "none"
+            self.problems.append(f"There is no split train; there is: {there}.")
+        elif not self.pixels["train"][:-1].any():
+            self.problems.append("train: no pixel has a class.")
 
     def class_weights(self, split="train"):
         """Median frequency balancing, for `SegmentationLoss(class_weights=...)`.
@@ -72,6 +78,7 @@ class Inspection:
         Returns: list of floats, one a class.
         Reference: Eigen, Fergus, 2015; used by SegNet (Badrinarayanan et al., 2017).
         """
+        self.dataset.samples(split)  # an unknown split is an error
         pixels, present = self.pixels[split][:-1], self._present[split]
         frequency = pixels / np.maximum(present, 1)
         occurs = pixels > 0
@@ -88,9 +95,10 @@ class Inspection:
         readable = [f.sample for group in self._findings.values() for f in group if not f.error]
         readable = [sample for sample in readable if sample.mask is not None]
         pictures = []
-        for sample in readable[:: max(1, len(readable) // rows)][:rows]:
+        chosen = np.linspace(0, len(readable) - 1, min(rows, len(readable))).astype(int)
+        for index in chosen:
             try:
-                image, mask = self.dataset.read(sample)
+                image, mask = self.dataset.read(readable[index])
             except ValueError:
                 continue  # an unknown id, among the problems
             coloured = overlay(image, mask, self.dataset.palette)
@@ -101,20 +109,18 @@ class Inspection:
 
     def _add(self, split, findings):
         classes = self.dataset.num_classes
-        table = np.full(_LARGEST_ID + 1, -1)
-        for file_id, class_id in self.dataset.class_ids.items():
-            table[file_id] = classes if class_id == VOID else class_id
         pixels, present = np.zeros(classes + 1, "int64"), np.zeros(classes, "int64")
-        unknown, seen = collections.defaultdict(list), set()
+        unknown, seen = collections.defaultdict(list), collections.Counter()
         for finding in findings:
-            if finding.pixels is None:
+            if finding.ids is None:
                 continue
-            ids = np.flatnonzero(finding.pixels)
-            seen.update(ids.tolist())
-            for file_id in ids[table[ids] < 0].tolist():
+            seen.update(dict(zip(finding.ids.tolist(), finding.pixels.tolist())))
+            of_ids = self.dataset.classes_of(finding.ids)
+            for file_id in finding.ids[of_ids < 0].tolist():
                 unknown[file_id].append(str(finding.sample.mask))
-            ids = ids[table[ids] >= 0]
-            of_mask = np.bincount(table[ids], finding.pixels[ids], classes + 1).astype("int64")
+            known = of_ids >= 0
+            columns = np.where(of_ids[known] == VOID, classes, of_ids[known])
+            of_mask = np.bincount(columns, finding.pixels[known], classes + 1).astype("int64")
             pixels += of_mask
             present += np.where(of_mask[:-1] > 0, of_mask.sum(), 0)
         self.pixels[split], self._present[split] = pixels, present
@@ -127,12 +133,25 @@ class Inspection:
         if unknown and (hint := self._off_by_one(seen)):
             self.problems.append(f"{split}: {hint}")
         self.problems += [f"{split}: {finding.error}" for finding in findings if finding.error]
-        blended = [str(finding.sample.mask) for finding in findings if finding.blended]
-        if blended:
+        if not findings:
+            self.problems.append(f"{split}: no sample.")
+        if np.count_nonzero(pixels[:-1]) == 1 < classes:
+            binary = " A mask of two classes holds 0 and 1." if set(seen) == {0, VOID} else ""
             self.problems.append(
-                f"{split}: masks look resized with interpolation, for ids between those of two "
-                f"neighbours stand along the edges: {_files(blended)}. Resize by nearest neighbour."
+                f"{split}: only one of {classes} classes occurs; ids: {ranges(seen)}.{binary}"
             )
+        blended = [finding for finding in findings if finding.between]
+        if blended:
+            between = ranges(set().union(*(finding.between for finding in blended)))
+            text = (
+                f"{split}: masks look resized with interpolation, for ids between those of two "
+                f"neighbours stand along the edges, {between}: "
+                f"{_files([str(finding.sample.mask) for finding in blended])}."
+            )
+            if max(len(finding.between) for finding in blended) > 2:
+                self.problems.append(f"{text} Resize by nearest neighbour.")
+            else:
+                self.notes.append(f"{text} Or is that a class one pixel wide?")
         modes = collections.Counter(finding.mode for finding in findings if finding.mode)
         if modes["P"]:
             self.notes.append(f"{split}: {modes['P']} masks have a palette; its indexes are taken.")
@@ -142,18 +161,21 @@ class Inspection:
         if pixels.any():
             absent = [name for name, n in zip(self.dataset.class_names, pixels) if n == 0]
             if absent:
-                self.notes.append(f"{split}: classes that never occur: {', '.join(absent)}.")
+                off = " Are the ids one off?" if 0 in pixels[[0, -2]] else ""
+                self.notes.append(f"{split}: classes that never occur: {', '.join(absent)}.{off}")
             if pixels[-1] > pixels[:-1].sum():
                 self.notes.append(f"{split}: more than half of the pixels are void.")
-        elif any(sample.sample.mask is not None for sample in findings):
-            self.problems.append(f"{split}: no pixel has a class.")
 
     def _off_by_one(self, seen):
         """A sentence where all ids would be known if they were one less or one more."""
+        total = sum(seen.values())
+        ids = {file_id for file_id, pixels in seen.items() if pixels > _STRAY * total} - {VOID}
         classes = {i for i, class_id in self.dataset.class_ids.items() if class_id != VOID}
-        if {i - 1 for i in seen - {0, VOID}} <= classes:
+        if ids <= classes:
+            return None
+        if {i - 1 for i in ids - {0}} <= classes:
             return "The ids look one too high: 0 seems to be void, and the classes to start at 1."
-        if {i + 1 for i in seen - {VOID}} <= classes:
+        if {i + 1 for i in ids} <= classes:
             return "The ids look one too low: 0 seems to be a class, and 255 void."
         return None
 
@@ -215,32 +237,33 @@ def _look(sample):
         finding.mode = mask.mode
         ids = np.asarray(mask)
         if mask.size != image.size:
-            finding.error = (
-                f"{sample.image} and its mask {sample.mask} differ in size (width, height): "
-                f"{image.size} and {mask.size}."
-            )
-        if ids.min() < 0 or ids.max() > _LARGEST_ID:
-            raise ValueError(
-                f"{sample.mask} holds ids from {ids.min()} to {ids.max()}; 0..{_LARGEST_ID} are "
-                "read."
-            )
-        quick = ids.dtype == np.uint8
-        finding.pixels = np.array(mask.histogram()) if quick else np.bincount(ids.ravel())
-        finding.blended = _is_blended(ids)
-    except (ValueError, OSError) as error:
+            finding.error = sizes_differ(sample, image.size, mask.size)
+        if ids.dtype == np.uint8:  # Pillow's histogram is quicker
+            pixels = np.array(mask.histogram())
+            finding.ids = np.flatnonzero(pixels)
+            finding.pixels = pixels[finding.ids]
+        else:
+            finding.ids, finding.pixels = np.unique(ids, return_counts=True)
+        finding.between = _ids_between(ids)
+    except ValueError as error:
         finding.error = str(error)
+    except OSError as error:
+        finding.error = f"{sample.image}: {error}"
     return finding
 
 
-def _is_blended(ids):
-    """Whether along the class edges of a mask stand ids between those of both sides."""
-    edges = between = 0
+def _ids_between(ids):
+    """Ids that stand along the class edges of a mask between those of both sides, if many do."""
+    edges, found = 0, []
     for turned in (ids, ids.T):
         before, here, after = turned[:, :-2], turned[:, 1:-1], turned[:, 2:]
         rising, falling = (before < here) & (here < after), (before > here) & (here > after)
         edges += np.count_nonzero(before != after)
-        between += np.count_nonzero(rising | falling)
-    return edges >= _LEAST_EDGES and between > _BLENDED * edges
+        found.append(here[rising | falling])
+    found = np.concatenate(found)
+    if edges < _LEAST_EDGES or found.size <= _BLENDED * edges:
+        return frozenset()
+    return frozenset(np.unique(found).tolist())
 
 
 def _thumbnail(array, width):

@@ -112,6 +112,11 @@ class _ConfusionMetric(keras.metrics.Metric):
         y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
         if sample_weight is not None:
             sample_weight = ops.convert_to_tensor(sample_weight)
+        if not self.sparse_y_pred and y_pred.shape[-1] != self.num_classes:
+            raise ValueError(
+                f"`y_pred` must have {self.num_classes} classes, `num_classes`. Received: shape "
+                f"{tuple(y_pred.shape)}."
+            )
         matrix = _count(
             y_true,
             y_pred,

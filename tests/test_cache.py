@@ -108,3 +108,21 @@ def test_frames_of_a_file_are_cached_until_it_changes(tmp_path):
             image, _ = dataset.read(dataset.samples("test")[0])
             assert (image == value).all()
         assert len(list((tmp_path / "cache").rglob("*.npy"))) == 2 * value
+
+
+def test_two_views_of_one_frame_have_a_file_each(tmp_path):
+    arrays = ("images", (3, 640, 480), "uint8"), ("labels", (640, 480), "uint16")
+    with h5py.File(tmp_path / "nyu_depth_v2_labeled.mat", "w") as mat:
+        for name, shape, dtype in arrays:
+            mat.create_dataset(name, (1449, *shape), dtype, chunks=(1, *shape))
+    for crop_border, shape in ((False, (480, 640)), (True, (427, 561)), (False, (480, 640))):
+        dataset = datasets.load("nyuv2", tmp_path, tmp_path / "cache", crop_border=crop_border)
+        assert dataset.read(dataset.samples("test")[0])[1].shape == shape
+
+
+def test_a_cache_that_cannot_be_written_is_named(root):
+    dataset, sample = load(root)
+    for name in range(256):
+        (root / "cache" / f"{name:02x}").write_bytes(b"a file, where a folder should be")
+    with pytest.raises(ValueError, match="The cache .*cache can't be written"):
+        dataset.read(sample)

@@ -151,7 +151,8 @@ def test_a_palette_is_a_note(root):
 
 def test_a_class_that_never_occurs_is_a_note(root):
     (root / "classes.txt").write_text("sky\nroad\ncar\ntree\nboat\n", "utf-8")
-    assert all("never occur: boat" in note for note in inspect(root).notes)
+    notes = inspect(root).notes
+    assert len(notes) == 2 and all("never occur: boat" in note for note in notes)
 
 
 def test_another_count_than_the_official_one_is_a_note(root):
@@ -196,3 +197,49 @@ def test_the_data_sets_are_listed_with_terms_and_source(capsys):
     text = capsys.readouterr().out
     for info in datasets.infos():
         assert info.title in text and info.url in text and info.licence in text
+
+
+def replace_masks(root, mask):
+    for path in (root / "masks").rglob("*.png"):
+        save(path, mask)
+
+
+def test_a_class_of_one_pixel_between_two_others_is_a_note(root):
+    mask = np.zeros(SIZE, "uint8")
+    mask[4:20, 4:28], mask[5:19, 5:27] = 1, 2
+    replace_masks(root, mask)
+    found = inspect(root)
+    assert found.problems == [] and any("one pixel wide" in note for note in found.notes)
+
+
+def test_a_binary_mask_of_0_and_255_is_a_problem(root):
+    replace_masks(root, np.where(STRIPES > 1, 255, 0).astype("uint8"))
+    problems = inspect(root).problems
+    assert len(problems) == 2 and all("holds 0 and 1" in problem for problem in problems)
+
+
+def test_a_stray_pixel_does_not_make_the_ids_one_off(root):
+    mask = np.tile(STRIPES, (3, 1))
+    mask[0, 0] = 4  # one of 2304
+    for split, stem in (("train", "a"), ("train", "b")):
+        save(root / f"images/{split}/{stem}.png", np.full((72, 32, 3), ord(stem), "uint8"))
+        save(root / f"masks/{split}/{stem}.png", mask)
+    (problem,) = inspect(root).problems
+    assert "the id 4 is no class" in problem
+
+
+def test_a_set_without_training_masks_is_a_problem(root):
+    dataset = datasets.load("folder", root)
+    dataset.splits = {"test": [datasets.Sample(s.image) for s in dataset.samples("train")]}
+    assert Inspection(dataset).problems == ["There is no split train; there is: test."]
+
+
+def test_an_empty_split_is_a_problem(root):
+    dataset = datasets.load("folder", root)
+    dataset.splits["val"] = []
+    assert Inspection(dataset).problems == ["val: no sample."]
+
+
+def test_weights_of_an_unknown_split_are_refused_with_the_known_ones(root):
+    with pytest.raises(ValueError, match="'trian'.*train, val"):
+        inspect(root).class_weights("trian")

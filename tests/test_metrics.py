@@ -73,6 +73,11 @@ def test_first_of_equal_logits_is_predicted_also_of_two_zeros():
     np.testing.assert_array_equal(metric.confusion_matrix(), [[2, 1], [0, 0]])
 
 
+def test_logits_of_another_number_of_classes_are_refused():
+    with pytest.raises(ValueError, match=r"`y_pred` must have 3 classes.*\(1, 2, 2, 5\)"):
+        MeanIoU(3).update_state(np.zeros((1, 2, 2), "int32"), np.zeros((1, 2, 2, 5), "float32"))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_low_precision_logits_count(dtype):
     metric = PixelAccuracy(2)

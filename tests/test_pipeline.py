@@ -359,6 +359,16 @@ def test_a_crop_of_one_class_is_drawn_again_under_a_limit():
         assert counts.max() <= 0.8 * counts.sum()
 
 
+def test_a_crop_of_void_alone_is_not_under_the_limit():
+    # Left half void; right half stripes of two classes: a crop with labels shows both.
+    mask = np.full((12, 24), 255, "uint8")
+    mask[:, 12::2], mask[:, 13::2] = 0, 1
+    limited = Augmentation((4, 4), class_limit=0.8)
+    for row in limited.draws(0, 0, 20):
+        _, (x, columns, *_), _ = limited.choose_window(mask, row)
+        assert x + columns > 12
+
+
 def test_the_first_crop_is_kept_where_no_place_is_under_the_limit():
     limited = Augmentation((4, 4), class_limit=0.8)
     row = limited.draws(0, 0, 1)[0]
@@ -391,6 +401,8 @@ def test_all_augmentations_give_known_ids_and_the_same_pairs_again(noise, loader
         ("rotation_range", (10, -10)),
         ("blur_range", (-1, 1)),
         ("hue_range", (0.1,)),
+        ("contrast_range", 0.5),
+        ("brightness_range", (0.5, float("inf"))),
         ("class_limit", 0),
     ],
 )

@@ -1,9 +1,10 @@
 """Decoded pictures on disk, for sources that are slow to decode (.mat, 16-bit or large PNG)."""
 
+import contextlib
 import dataclasses
 import hashlib
 import os
-import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -60,25 +61,30 @@ class _Cached(Frame):
             return Image.fromarray(np.load(path))
         except (OSError, ValueError, EOFError):  # not there, or cut off by a full disk
             picture = {"image": open_image, "mask": open_mask}[self.kind](self.source)
-            _write(path, np.asarray(picture))
+            self._write(path, np.asarray(picture))
             return picture
 
     def _key(self):
         digest = hashlib.blake2b(f"{_VERSION} {self.kind}".encode(), digest_size=16)
         if isinstance(self.source, Frame):
-            status = os.stat(self.file)
-            digest.update(f"{self.source} {status.st_size} {status.st_mtime_ns}".encode())
+            status, name = os.stat(self.file), str(self.source).replace(str(self.file), "", 1)
+            identity = (str(self.file.resolve()), name, status.st_size, status.st_mtime_ns)
+            digest.update(repr(identity).encode())
         else:
             digest.update(Path(self.source).read_bytes())
         return digest.hexdigest()
 
-
-def _write(path, array):
-    path.parent.mkdir(exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+    def _write(self, path, array):
+        part = path.with_name(f"{path.stem}-{os.getpid()}-{threading.get_ident()}.part")
         try:
-            np.save(file, array)
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.replace(file.name, path)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(part, "wb") as file:
+                np.save(file, array)
+            os.replace(part, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise ValueError(
+                f"The cache {self.folder} can't be written: {error}. Make room, or load the data "
+                "set without `cache`."
+            ) from error

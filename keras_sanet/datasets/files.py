@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 VOID = 255
+LARGEST_ID = 65535  # of a mask file
 _IMAGE_MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "PA", "CMYK", "YCbCr")
 _MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -75,7 +76,12 @@ class Dataset:
     counts: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
-        self._table = np.full(1 << 16, -1, "int16")
+        strange = [i for i in self.class_ids if not 0 <= i <= LARGEST_ID]
+        if strange:
+            raise ValueError(
+                f"`class_ids` must map ids from 0 to {LARGEST_ID}. Received: {strange}."
+            )
+        self._table = np.full(LARGEST_ID + 1, -1, "int16")
         for file_id, class_id in self.class_ids.items():
             self._table[file_id] = class_id
 
@@ -120,16 +126,22 @@ class Dataset:
             return image, None
         ids = np.asarray(open_mask(sample.mask))
         if ids.shape != image.size[::-1]:
-            raise ValueError(_sizes_differ(sample, image.size, ids.shape[::-1]))
-        mask = self._table.take(ids, mode="clip")
-        if mask.min() < 0 or ids.min() < 0 or ids.max() >= len(self._table):
-            unknown = np.unique(ids[(mask < 0) | (ids < 0) | (ids >= len(self._table))])
-            unknown = unknown[:10].tolist()
+            raise ValueError(sizes_differ(sample, image.size, ids.shape[::-1]))
+        mask = self.classes_of(ids)
+        if mask.min() < 0:
+            unknown = np.unique(ids[mask < 0])[:10].tolist()
             raise ValueError(
                 f"{sample.mask} holds the label ids {unknown}, which are no class of "
                 f"{self.name!r}. Known ids: {ranges(self.class_ids)}."
             )
         return image, mask.astype("uint8")
+
+    def classes_of(self, ids):
+        """Class ids of the ids in a mask file, int16; -1 where an id is none."""
+        classes = self._table.take(ids, mode="clip")
+        if ids.size and (ids.min() < 0 or ids.max() > LARGEST_ID):
+            classes = np.where((ids < 0) | (ids > LARGEST_ID), -1, classes)
+        return classes
 
     def sizes(self, split):
         """(height, width) of each sample, from the headers of the files, which it checks: they are
@@ -141,7 +153,7 @@ class Dataset:
         if sample.mask is not None:
             size = _header(sample.mask, _check_mask)
             if size != (width, height):
-                raise ValueError(_sizes_differ(sample, (width, height), size))
+                raise ValueError(sizes_differ(sample, (width, height), size))
         return height, width
 
 
@@ -208,7 +220,7 @@ def _header(path, check):
             return image.size
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {path}.") from None
-    except OSError as error:
+    except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} can't be read as an image: {error}.") from error
 
 
@@ -221,11 +233,12 @@ def _open(path, check):
             return image
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {path}.") from None
-    except (OSError, SyntaxError) as error:  # Pillow's errors of broken files
+    # Pillow's errors of broken and of very large files
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} can't be read as an image: {error}.") from error
 
 
-def _sizes_differ(sample, image_size, mask_size):
+def sizes_differ(sample, image_size, mask_size):
     return (
         f"{sample.image} and its mask {sample.mask} differ in size (width, height): "
         f"{image_size} and {mask_size}."

@@ -108,6 +108,9 @@ class _Inside(Frame):
 
     picture: Path | Frame
 
+    def __str__(self):
+        return f"{self.picture} inside of {_INSIDE}"
+
     def open(self):
         whole = self.picture
         with whole.open() if isinstance(whole, Frame) else Image.open(whole) as image:

@@ -88,7 +88,10 @@ def load(
     if base in _REFUSED:
         raise ValueError(f"The TFDS data set {name!r} is not read. {_REFUSED[base]}")
     tfds = _import_tfds()
-    builder = tfds.builder(name, data_dir=data_dir, **kwargs)
+    try:
+        builder = tfds.builder(name, data_dir=data_dir, **kwargs)
+    except AssertionError as error:  # TFDS's of an unknown version
+        raise ValueError(f"TFDS can't build {name!r}: {error}") from error
     known = _KNOWN.get(base)
     if known:
         image_key, mask_key = image_key or known.image_key, mask_key or known.mask_key
@@ -110,7 +113,10 @@ def load(
             f"`class_names`. Received: {count} names, {len(palette)} colours, "
             f"class_ids={class_ids}."
         )
-    builder.download_and_prepare()
+    try:
+        builder.download_and_prepare()
+    except AssertionError as error:  # TFDS's where files must be fetched by hand
+        raise ValueError(f"TFDS can't prepare {name!r}: {error}") from error
     folder, splits = Path(builder.data_dir), {}
     for tfds_split in builder.info.splits:
         split = "val" if tfds_split == "validation" else str(tfds_split)

@@ -94,13 +94,8 @@ def make_dataset(
     for name, value in (("batch_size", batch_size), *(("crop_size", n) for n in crop_size or ())):
         if not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be positive integers. Received: {value}.")
-    low, high = scale_range
-    if not 0 < low <= high or image_scale <= 0:
-        raise ValueError(
-            "`scale_range` must be (least, largest), and it and `image_scale` above 0. "
-            f"Received: scale_range={scale_range}, image_scale={image_scale}."
-        )
     for name, limits, least in (
+        ("scale_range", scale_range, 0),
         ("contrast_range", contrast_range, 0),
         ("rotation_range", rotation_range, -180),
         ("brightness_range", brightness_range, 0),
@@ -108,15 +103,24 @@ def make_dataset(
         ("hue_range", hue_range, -1),
         ("blur_range", blur_range, 0),
     ):
-        if len(limits) != 2 or not least <= limits[0] <= limits[1]:
+        pair = isinstance(limits, (tuple, list)) and len(limits) == 2
+        if not pair or not least <= limits[0] <= limits[1] < np.inf:
             raise ValueError(
                 f"`{name}` must be (least, largest), {least} or more. Received: {name}={limits}."
             )
+    low, high = scale_range
+    if low <= 0 or image_scale <= 0:
+        raise ValueError(
+            "`scale_range` must be (least, largest), and it and `image_scale` above 0. "
+            f"Received: scale_range={scale_range}, image_scale={image_scale}."
+        )
     if class_limit is not None and not 0 < class_limit <= 1:
         raise ValueError(
             f"`class_limit` must be a share, above 0 and up to 1. Received: {class_limit}."
         )
     samples = dataset.samples(split)
+    if not samples:
+        raise ValueError(f"The split {split!r} of {dataset.name!r} has no samples.")
     if any(sample.mask is None for sample in samples):
         raise ValueError(f"The split {split!r} of {dataset.name!r} has no masks: predict only.")
     if training:

@@ -37,8 +37,8 @@ class Augmentation:
         brightness_range, saturation_range: least and largest factor.
         hue_range: least and largest turn of the hues, in shares of the circle.
         blur_range: least and largest standard deviation of a Gaussian, in pixels of the file.
-        class_limit: largest share of a crop's labelled pixels that one class may take; up to ten
-            places are tried. None: any.
+        class_limit: largest share of a crop's labelled pixels that one class may take, before it
+            is rotated; up to ten places are tried. None: any.
         centre: whether the crop is the centre instead of a random part.
     """
 
@@ -90,7 +90,7 @@ class Augmentation:
             (y, rows, *_), (x, columns, *_), _ = window
             ids = mask[y : y + rows, x : x + columns]
             counts = np.bincount(ids.ravel(), minlength=VOID)[:VOID]
-            if counts.max() <= self.class_limit * counts.sum():
+            if 0 < counts.max() <= self.class_limit * counts.sum():
                 return window
         return first
 
