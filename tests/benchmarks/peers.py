@@ -1,13 +1,15 @@
 """Times programs against each other: each in a process of its own, run in turn.
 
 A machine that is shared is now faster, now slower. Peers that take turns see the same of it, and
-the ratio of their medians tells more than any time.
+the ratio of their medians tells more than any time. Who waits for its turn is stopped, for threads
+that wait may spin.
 """
 
 import dataclasses
 import importlib
 import os
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -48,13 +50,17 @@ class Peer:
         )
         self.times = []
         _, self.before, self.macs = self._read()
+        self.process.send_signal(signal.SIGSTOP)
 
     def run(self):
+        self.process.send_signal(signal.SIGCONT)
         print("run", file=self.process.stdin, flush=True)
         seconds, self.peak, _ = self._read()
+        self.process.send_signal(signal.SIGSTOP)
         self.times.append(seconds)
 
     def stop(self):
+        self.process.send_signal(signal.SIGCONT)
         self.process.stdin.close()
         self.process.wait()
 
