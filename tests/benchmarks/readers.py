@@ -29,9 +29,12 @@ def main():
     options = parser.parse_args()
     print(f"{'ms a pair':24}{'plain':>8}{'reader':>8}{'ratio':>7}{'cached':>8}{'ratio':>7}")
     with tempfile.TemporaryDirectory() as folder:
-        for name, write in WRITERS.items():
+        cache = Path(folder, "cache")
+        for name in TREES:
             root = Path(folder, name)
-            compare(name, root, write(root), Path(folder, "cache"), options.rounds)
+            compare(name, root, write_tree(root, name), cache, options.rounds)
+        root = Path(folder, "nyuv2")
+        compare("nyuv2", root, write_mat(root), cache, options.rounds)
 
 
 def compare(name, root, split, cache, rounds):
@@ -61,14 +64,6 @@ def read_plainly(sample):
         return tuple(np.array(file[part][sample.image.index].T) for part in ("images", "labels"))
 
 
-def save(pairs, image_path, mask_path):
-    """Writes pairs to the paths that the two functions give for an index."""
-    for index, (image, mask) in enumerate(pairs):
-        for array, path in ((image, image_path(index)), (mask, mask_path(index))):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(array).save(path)
-
-
 def pairs(size=(480, 640), first_id=0):
     """Scenes whose classes start at `first_id`; at 1, void is 0."""
     for index in range(COUNT):
@@ -76,40 +71,41 @@ def pairs(size=(480, 640), first_id=0):
         yield image, mask + np.uint8(first_id)  # 255 + 1 is 0
 
 
-def folder(root):
-    save(pairs(), lambda i: root / f"images/train/{i}.jpg", lambda i: root / f"masks/train/{i}.png")
-    (root / "classes.txt").write_text("\n".join(scenes.CLASS_NAMES), "utf-8")
-    return "train"
+# Data set: paths of an image and its mask, arguments of `pairs`, the split to read.
+TREES = {
+    "folder": ("images/train/{}.jpg", "masks/train/{}.png", {}, "train"),
+    "camvid": ("train/images/{}.png", "train/labels/{}.png", {}, "train"),
+    "voc": ("JPEGImages/{}.jpg", "SegmentationClass/{}.png", {}, "train"),
+    "ade20k": (
+        "images/training/{}.jpg", "annotations/training/{}.png", {"first_id": 1}, "train"
+    ),
+    "sunrgbd": (
+        "image/train/img-{}.jpg", "label37/train/{}.png", {"first_id": 1}, "train"
+    ),
+    "cityscapes": (
+        "leftImg8bit/val/city/{}_leftImg8bit.png",
+        "gtFine/val/city/{}_gtFine_labelIds.png",
+        {"size": (1024, 2048)},
+        "val",
+    ),
+}  # fmt: skip
 
 
-def ade20k(root):
-    save(
-        pairs(first_id=1),
-        lambda i: root / f"images/training/{i}.jpg",
-        lambda i: root / f"annotations/training/{i}.png",
-    )
-    return "train"
+def write_tree(root, name):
+    *paths, arguments, split = TREES[name]
+    for index, pair in enumerate(pairs(**arguments)):
+        for array, path in zip(pair, paths):
+            path = root / path.format(index)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(path)
+    (root / "classes.txt").write_text("\n".join(scenes.CLASS_NAMES), "utf-8")  # of "folder"
+    lists = root / "ImageSets/Segmentation"  # of "voc"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("\n".join(map(str, range(COUNT))), "utf-8")
+    return split
 
 
-def cityscapes(root):
-    save(
-        pairs((1024, 2048)),
-        lambda i: root / f"leftImg8bit/val/city/{i}_leftImg8bit.png",
-        lambda i: root / f"gtFine/val/city/{i}_gtFine_labelIds.png",
-    )
-    return "val"
-
-
-def sunrgbd(root):
-    save(
-        pairs(first_id=1),
-        lambda i: root / f"image/train/img-{i:06}.jpg",
-        lambda i: root / f"label37/train/{i:08}.png",
-    )
-    return "train"
-
-
-def nyuv2(root):
+def write_mat(root):
     root.mkdir()
     with h5py.File(root / "nyu_depth_v2_labeled.mat", "w") as file:
         shape, chunk = (1449, 3, 640, 480), (1, 3, 640, 480)
@@ -121,9 +117,6 @@ def nyuv2(root):
         for index, (image, mask) in zip(frames, pairs(first_id=1)):
             file["images"][index], file["labels"][index] = image.T, mask.T
     return "train"
-
-
-WRITERS = {f.__name__: f for f in (folder, ade20k, sunrgbd, cityscapes, nyuv2)}
 
 
 if __name__ == "__main__":
