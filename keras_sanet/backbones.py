@@ -21,7 +21,7 @@ from keras import layers
 from keras_sanet.layers import BatchNormalization, Conv2D
 
 # ImageNet's mean and standard deviation of RGB / 255, which torchvision and timm train with.
-_MEAN = (0.485, 0.456, 0.406)
+MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
 #                 block         blocks a stage   groups  width of a group   channels of the stem
@@ -102,7 +102,7 @@ def build(variant, input_shape=(None, None, 3), output_stride=8, name=None):
     image = keras.Input(input_shape, name="image")
     x = layers.Rescaling(
         [1 / (255 * std) for std in _STD],
-        [-mean / std for mean, std in zip(_MEAN, _STD)],
+        [-mean / std for mean, std in zip(MEAN, _STD)],
         dtype="float32",
         name="normalization",
     )(image)

@@ -7,6 +7,7 @@ are stored (an EXIF rotation is not applied, to images and masks alike).
 """
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -173,14 +174,20 @@ def open_mask(source):
 
 
 def find_images(folder):
-    """Image files of a folder, sorted by name; an error where there are none."""
+    """Image files of a folder, sorted by name, 2 before 10; an error where there are none."""
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
-    found = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
     if not found:
         raise FileNotFoundError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
-    return found
+    return sorted(found, key=by_number)
+
+
+def by_number(path):
+    """Key that sorts paths by name, and numbers in it by value: frames of a video in order."""
+    words = re.split(r"([0-9]+)", str(path))
+    return [int(word) if index % 2 else word for index, word in enumerate(words)], str(path)
 
 
 def pair(images, masks):
