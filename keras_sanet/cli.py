@@ -1,7 +1,10 @@
-"""The command line, `keras-sanet`: demo, train, evaluate, predict, benchmark, inspect, datasets."""
+"""The command line, `keras-sanet`: demo, train, evaluate, compare, predict, benchmark,
+inspect, datasets."""
 
 import argparse
 import ast
+import collections
+import glob
 import json
 import os
 import shutil
@@ -21,11 +24,12 @@ from keras_sanet import (
     inference,
     models,
     pipeline,
+    report,
     training,
     visualization,
 )
 from keras_sanet.benchmark import Benchmark
-from keras_sanet.datasets.files import find_images, read_image
+from keras_sanet.datasets.files import by_number, find_images, frames, open_image
 from keras_sanet.inspection import Inspection
 from keras_sanet.version import __version__
 
@@ -159,32 +163,46 @@ def train(options):
 
 
 def evaluate(options):
-    """Prints the figures of a saved model on a split, at the full size of its masks."""
+    """Prints the figures of a saved model on a split, at the full size of its masks.
+
+    With --output, counts are kept image by image, a run that was stopped goes on with the same
+    command, and evaluation.json, classes.csv and report.html are written.
+    """
     model = _load_model(options.saved_model)
     dataset = _load_dataset(options)
-    report = evaluation.evaluate(
+    result = evaluation.evaluate(
         model,
         dataset,
         options.split,
-        options.scales,
-        options.flip,
-        options.window,
+        options.output,
+        options.absent_as_zero,
         track=lambda samples: _tracked(samples, "Evaluating"),
+        **_mode(options),
     )
-    print(report)
+    print(result)
+    if options.output:
+        path = Path(options.output) / "report.html"
+        report.write(path, result, model, dataset, options.split)
+        print(f"Report:    {path.resolve()}")
+
+
+def compare(options):
+    """Compares two evaluations of the same images, the folders that `evaluate --output` wrote."""
+    first, second = evaluation.load(options.first), evaluation.load(options.second)
+    for figure in evaluation.FIGURES:
+        print(evaluation.compare(first, second, figure))
 
 
 def predict(options):
-    """Writes the mask and an overlay of each image."""
+    """Writes the mask, an overlay or more of each image.
+
+    Images are files, folders, patterns such as "frames/*.png", or pictures of several frames (GIF,
+    TIFF); numbers in their names are in order.
+    """
     model = _load_model(options.saved_model)
-    images = []
-    for path in map(Path, options.images):
-        images += find_images(path) if path.is_dir() else [path]
-    missing = [str(path) for path in images if not path.is_file()]
-    if missing:
-        raise FileNotFoundError(f"There is no image {', '.join(missing)}.")
-    stems = [path.stem for path in images]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    images = [image for argument in options.images for image in _images(argument)]
+    stems = collections.Counter(image.stem for image in images)
+    twice = sorted(stem for stem, count in stems.items() if count > 1)
     if twice:
         raise ValueError(
             f"Images of one name would overwrite each other's results: {', '.join(twice)}. "
@@ -193,14 +211,56 @@ def predict(options):
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
     layer = model.get_layer("logits")
-    palette = layer.palette or _greys(layer.output.shape[-1])
-    for path in _tracked(images, "Predicting"):
-        image = read_image(path)
-        mask = inference.predict_mask(model, image, options.scales, options.flip, options.window)
-        Image.fromarray(mask).save(output / f"{path.stem}_mask.png")
-        coloured = visualization.overlay(image, mask, palette)
-        Image.fromarray(coloured).save(output / f"{path.stem}_overlay.png")
-    print(f"{len(images)} masks (class ids) and overlays are in {output.resolve()}.")
+    classes = layer.output.shape[-1]
+    palette = layer.palette or visualization.palette(classes)
+    if options.ids == "cityscapes" and classes != len(datasets.cityscapes.INFO.classes):
+        raise ValueError(f"--ids cityscapes needs a model of 19 classes. This one has {classes}.")
+    for source in _tracked(images, "Predicting"):
+        image = np.array(open_image(source))
+        try:
+            probabilities = inference.predict_probabilities(model, image, **_mode(options))
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
+        mask = inference.mask_of(probabilities)
+        for kind in options.write:
+            path = output / f"{source.stem}_{kind}{'.npz' if kind == 'probabilities' else '.png'}"
+            if kind == "probabilities":
+                names = layer.class_names or []
+                np.savez(path, probabilities=probabilities, class_names=names)
+                continue
+            if kind == "mask":
+                ids = datasets.cityscapes.label_ids(mask) if options.ids == "cityscapes" else mask
+            elif kind == "colour":
+                ids = visualization.colour_mask(mask, palette)
+            else:
+                ids = visualization.overlay(image, mask, palette)
+            Image.fromarray(ids).save(path)
+    print(f"{', '.join(options.write)} of {len(images)} images are in {output.resolve()}.")
+
+
+def _images(argument):
+    """The images that an argument of `predict` names: paths, or frames of a picture."""
+    path = Path(argument)
+    if path.is_dir():
+        return find_images(path)
+    if path.is_file():
+        return frames(path)
+    found = sorted(glob.glob(argument, recursive=True), key=by_number)
+    if not found:
+        raise FileNotFoundError(f"There is no image {argument}.")
+    return [frame for name in found for frame in frames(Path(name))]
+
+
+def _mode(options):
+    """How to predict, for `inference.predict_probabilities`."""
+    window = options.window
+    return {
+        "scales": tuple(options.scales),
+        "flip": options.flip,
+        "window": tuple(window * 2 if len(window) == 1 else window) if window else None,
+        "bucket": options.bucket,
+        "batch_size": options.batch_size,
+    }
 
 
 def benchmark(options):
@@ -272,15 +332,15 @@ def _finish(model, dataset, output, scales, split="val"):
     for phase in training.PHASES:  # the best is saved: what resuming needed can go
         shutil.rmtree(output / f"{phase}_state", ignore_errors=True)
         (output / f"{phase}.keras").unlink(missing_ok=True)
-    report = evaluation.evaluate(
-        model, dataset, split, scales, track=lambda samples: _tracked(samples, "Evaluating")
+    result = evaluation.evaluate(
+        model, dataset, split, track=lambda samples: _tracked(samples, "Evaluating"), scales=scales
     )
-    print(report)
+    print(result)
     rows = []
     samples = dataset.samples(split)
     for sample in samples[:: max(1, len(samples) // 4)][:4]:
         image, truth = dataset.read(sample)
-        mask = inference.predict_mask(model, image, scales)
+        mask = inference.predict_mask(model, image, scales=scales)
         overlay, colours = (
             visualization.overlay(image, mask, dataset.palette),
             visualization.colour_mask(truth, dataset.palette),
@@ -289,7 +349,7 @@ def _finish(model, dataset, output, scales, split="val"):
     size = rows[0][0].shape
     rows = [row for row in rows if row[0].shape == size]
     visualization.sheet(rows, dataset.class_names, dataset.palette).save(output / "overlays.png")
-    (output / "evaluation.txt").write_text(f"{report}\n", "utf-8")
+    result.save(output)
     print(f"Model:     {path.resolve()}")
     print(f"Pictures:  {(output / 'overlays.png').resolve()} (image, truth, prediction)")
     print(f"Figures:   {(output / 'evaluation.txt').resolve()}")
@@ -388,10 +448,6 @@ def _write_config(options, output):
     (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
-def _greys(count):
-    return [(value,) * 3 for value in np.linspace(40, 255, count).astype(int).tolist()]
-
-
 def _parser():
     parser = argparse.ArgumentParser(
         prog="keras-sanet",
@@ -454,12 +510,35 @@ def _parser():
     sub.add_argument("saved_model", metavar="MODEL.keras", help="a saved model")
     _add_data(sub, required=True)
     sub.add_argument("--split", default="val", help="split of the data set")
+    sub.add_argument("--output", help="folder of the counts and the report, to be resumed too")
+    sub.add_argument(
+        "--absent-as-zero",
+        action="store_true",
+        help="count classes in neither truth nor prediction as 0 instead of leaving them out",
+    )
     _add_inference(sub)
+
+    sub = command(compare)
+    sub.add_argument("first", metavar="FOLDER", help="of one evaluation")
+    sub.add_argument("second", metavar="FOLDER", help="of the other")
 
     sub = command(predict)
     sub.add_argument("saved_model", metavar="MODEL.keras", help="a saved model")
-    sub.add_argument("images", nargs="+", metavar="IMAGE", help="files or folders")
+    sub.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or patterns")
     sub.add_argument("--output", default="predictions", help="folder of the results")
+    sub.add_argument(
+        "--write",
+        nargs="+",
+        choices=("mask", "colour", "overlay", "probabilities"),
+        default=("mask", "overlay"),
+        help="PNGs of class ids, of colours, of colours over the image; float32 .npz",
+    )
+    sub.add_argument(
+        "--ids",
+        choices=("classes", "cityscapes"),
+        default="classes",
+        help="what masks hold: class ids, or the 34 label ids that Cityscapes' server takes",
+    )
     _add_inference(sub)
 
     sub = command(benchmark)
@@ -516,4 +595,15 @@ def _add_inference(parser):
         "--scales", type=float, nargs="+", default=(1.0,), help="image scales, averaged"
     )
     parser.add_argument("--flip", action="store_true", help="average with the mirror image")
-    parser.add_argument("--window", type=int, help="predict by square windows of so many pixels")
+    parser.add_argument(
+        "--window",
+        type=int,
+        nargs="+",
+        metavar="PIXELS",
+        help="predict by windows of this height and width (one number for both); best the crops "
+        "of the training",
+    )
+    parser.add_argument(
+        "--bucket", type=int, help="pad whole images to multiples of so many pixels"
+    )
+    parser.add_argument("--batch-size", type=int, help="windows computed at once")

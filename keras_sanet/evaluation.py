@@ -1,106 +1,532 @@
-"""Figures of a model on a split, at the full size of its masks (paper, Tables III-VI)."""
+"""Figures of a model on a split, at the full size of its masks (paper, Tables III-VII).
 
+As in mmsegmentation: void pixels never count, and a class in neither truth nor prediction is left
+out of the mean IoU, one that is not in the truth out of the mean accuracy. `absent_as_zero` counts
+it as 0, as semseg (PSPNet's authors) does.
+"""
+
+import csv
 import dataclasses
+import hashlib
+import inspect
+import io
+import json
+from pathlib import Path
 
 import numpy as np
-from keras import ops
+from rich.box import SIMPLE
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
 
 from keras_sanet import metrics
-from keras_sanet.inference import predict_mask
+from keras_sanet.inference import mask_of, predict_probabilities
+
+# Name of a figure -> what it is in words.
+FIGURES = {
+    "pixel_accuracy": "pixel accuracy",
+    "mean_accuracy": "mean accuracy",
+    "mean_iou": "mean IoU",
+    "frequency_weighted_iou": "frequency-weighted IoU",
+}
+_JOURNAL = "images.jsonl"
 
 
 @dataclasses.dataclass
 class Evaluation:
-    """What `evaluate` counted.
+    """Counts of a split, and the figures that follow from them, from 0 to 1.
 
     Attributes:
+        class_names: names by class id. palette: their colours.
+        source: of which data set and split. mode: how it was predicted, a dict.
+        categories: dict from a category to its class ids; empty if there is none.
+        absent_as_zero: whether a class that is absent counts as 0 in the means.
+        images: names of the images that were counted.
         confusion: int64 (classes, classes), pixels by true (rows) and predicted class.
-        class_names: names by class id.
-        images: number of images.
-        source: of which data set and split.
+        counts: list of int64 (3, classes), an image each: pixels that are right, true and
+            predicted.
+        instances: float64 (classes, 3), of instances: weighted pixels, those of the right class,
+            those of the right category; None where the data set has none.
     """
 
-    confusion: np.ndarray
     class_names: list
-    images: int
+    palette: list
     source: str
+    mode: dict = dataclasses.field(default_factory=dict)
+    categories: dict = dataclasses.field(default_factory=dict)
+    absent_as_zero: bool = False
+    images: list = dataclasses.field(default_factory=list)
+    confusion: np.ndarray = None
+    counts: list = dataclasses.field(default_factory=list)
+    instances: np.ndarray = None
+
+    def __post_init__(self):
+        if self.confusion is None:
+            self.confusion = np.zeros((len(self.class_names),) * 2, "int64")
+
+    def add(self, image, confusion, instances=None):
+        """Counts an image: its name, its confusion matrix, and what `count_instances` gave."""
+        self.images.append(image)
+        self.confusion += confusion
+        hits, truth, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+        self.counts.append(np.stack([hits, truth, predicted]))
+        if instances is not None:
+            self.instances = instances + (0 if self.instances is None else self.instances)
+
+    @property
+    def pixel_accuracy(self):
+        return float(self._figure("pixel_accuracy"))
+
+    @property
+    def mean_accuracy(self):
+        return float(self._figure("mean_accuracy"))
+
+    @property
+    def mean_iou(self):
+        return float(self._figure("mean_iou"))
+
+    @property
+    def frequency_weighted_iou(self):
+        """The mean IoU weighted by the true pixels of the classes (Long et al., 2015)."""
+        return float(self._figure("frequency_weighted_iou"))
 
     @property
     def iou_per_class(self):
         """IoU by class id; NaN for a class in neither truth nor prediction."""
-        return ops.convert_to_numpy(metrics.iou_per_class(self._counts))
+        return _iou(self._total)
 
     @property
     def accuracy_per_class(self):
         """Accuracy by class id; NaN for a class that is not in the truth."""
-        return ops.convert_to_numpy(metrics.accuracy_per_class(self._counts))
+        return _accuracy(self._total)
 
     @property
-    def mean_iou(self):
-        return float(metrics.mean_present(metrics.iou_per_class(self._counts)))
+    def iou_per_image(self):
+        """Mean IoU of each image by itself; NaN for one that is void."""
+        return _figure("mean_iou", np.array(self.counts), False)
 
     @property
-    def mean_accuracy(self):
-        return float(metrics.mean_present(metrics.accuracy_per_class(self._counts)))
+    def iou_per_category(self):
+        """IoU of categories, as of classes that are the union of theirs: Cityscapes."""
+        confusion = self._by_category()
+        return _iou(np.stack([confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)]))
 
     @property
-    def pixel_accuracy(self):
-        return float(metrics.pixel_accuracy(self._counts))
+    def instance_iou_per_class(self):
+        """Cityscapes' iIoU: true pixels weighted by the mean size of instances over their own;
+        NaN for classes without instances."""
+        pixels, right, _ = self._instances.T
+        wrong = self.confusion.sum(axis=0) - self.confusion.diagonal()
+        return _divide(right, pixels + wrong)
 
     @property
-    def _counts(self):
-        return ops.convert_to_tensor(self.confusion, dtype="float32")
+    def instance_iou_per_category(self):
+        """iIoU of the categories all of whose classes have instances; NaN for others."""
+        confusion = self._by_category()
+        wrong = confusion.sum(axis=0) - confusion.diagonal()
+        pixels, _, right = np.transpose(
+            [self._instances[ids].sum(axis=0) for ids in self.categories.values()]
+        )
+        return _divide(right, pixels + wrong)
+
+    def interval(self, figure="mean_iou", level=0.95, samples=1000, seed=0):
+        """Bootstrap over images: how far the figure might be off with others of their kind.
+
+        Args:
+            figure: one of `FIGURES`. level: share of the bootstrap samples inside.
+            samples: how often as many images are drawn with replacement. seed: of the draws.
+        Returns: the lower and the upper end. Both are NaN without images.
+        """
+        return _interval(self._bootstrap(figure, samples, seed), level)
+
+    def save(self, folder):
+        """Writes `evaluation.json` (every figure), `classes.csv` and `evaluation.txt` (the table).
+
+        Args: folder, made where it is missing.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False)
+        (folder / "evaluation.json").write_text(f"{text}\n", "utf-8")
+        (folder / "evaluation.txt").write_text(f"{self}\n", "utf-8")
+        with open(folder / "classes.csv", "w", newline="", encoding="utf-8") as file:
+            rows = self._rows()
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def as_dict(self):
+        """All of it for JSON; what is not defined is None."""
+        figures = {name: getattr(self, name) for name in FIGURES}
+        result = {
+            "source": self.source,
+            "mode": self.mode,
+            "images": len(self.images),
+            "absent_as_zero": self.absent_as_zero,
+            **figures,
+            "intervals_95": {name: self.interval(name) for name in FIGURES},
+            "classes": self._rows(),
+            "iou_per_image": dict(zip(self.images, self.iou_per_image.tolist())),
+            "confusion": self.confusion.tolist(),
+        }
+        if self.categories:
+            names = [*self.categories]
+            result["iou_per_category"] = dict(zip(names, self.iou_per_category.tolist()))
+            result["mean_category_iou"] = _mean(self.iou_per_category, False)
+        if self.instances is not None:
+            values = self.instance_iou_per_category.tolist()
+            result["instance_iou_per_category"] = dict(zip(self.categories, values))
+            result["mean_instance_iou"] = _mean(self.instance_iou_per_class, False)
+            result["mean_category_instance_iou"] = _mean(self.instance_iou_per_category, False)
+        return _without_nan(result)
+
+    def __rich__(self):
+        """A table: a line a class and a category, the means and their intervals. Percent."""
+        total = max(1, self.confusion.sum())
+        with_instances = self.instances is not None
+        table = Table(box=SIMPLE, pad_edge=False)
+        table.add_column("class")
+        for title in ("pixels", "accuracy", "IoU", *(["iIoU"] if with_instances else [])):
+            table.add_column(title, justify="right")
+
+        def add(name, *values):
+            table.add_row(name, *("" if v is None else f"{100 * v:.2f}" for v in values))
+
+        for row in self._rows():
+            values = [row["iou"], *([row["instance_iou"]] if with_instances else [])]
+            add(row["class"], row["pixels"] / total, row["accuracy"], *values)
+        table.add_section()
+        mean = [_mean(self.instance_iou_per_class, False)] if with_instances else []
+        add("mean", None, self.mean_accuracy, self.mean_iou, *mean)
+        add("frequency-weighted", None, None, self.frequency_weighted_iou)
+        add("pixel accuracy", None, self.pixel_accuracy)
+        if self.categories:
+            table.add_section()
+            ious = self.iou_per_category
+            columns = [self.instance_iou_per_category] if with_instances else []
+            for index, name in enumerate(self.categories):
+                add(name, None, None, ious[index], *(column[index] for column in columns))
+            means = [_mean(column, False) for column in columns]
+            add("mean of categories", None, None, _mean(ious, False), *means)
+        intervals = ", ".join(
+            f"{FIGURES[name]} {100 * low:.2f} to {100 * high:.2f}"
+            for name in ("mean_iou", "pixel_accuracy")
+            for low, high in [self.interval(name)]
+        )
+        absent = "absent classes count as 0" if self.absent_as_zero else "absent classes left out"
+        lines = (
+            f"{len(self.images)} images of {self.source}; percent; void pixels do not count, "
+            f"{absent}.\n95 % of bootstrap samples: {intervals}."
+        )
+        return Group(table, Text(lines))
 
     def __str__(self):
-        """A table: a line a class, and the means. Percent."""
-        shares = 100 * self.confusion.sum(axis=1) / max(1, self.confusion.sum())
-        columns = (shares, 100 * self.accuracy_per_class, 100 * self.iou_per_class)
-        width = max(len("pixel accuracy"), *(len(name) for name in self.class_names))
-        head = f"{'class':{width}}  {'pixels':>6}  {'accuracy':>8}  {'IoU':>6}"
-        rule = "-" * len(head)
-        mean_accuracy, mean_iou = 100 * self.mean_accuracy, 100 * self.mean_iou
-        return "\n".join(
-            [
-                head,
-                rule,
-                *(
-                    f"{name:{width}}  {share:6.2f}  {accuracy:8.2f}  {iou:6.2f}"
-                    for name, share, accuracy, iou in zip(self.class_names, *columns)
-                ),
-                rule,
-                f"{'mean':{width}}  {'':6}  {mean_accuracy:8.2f}  {mean_iou:6.2f}",
-                f"{'pixel accuracy':{width}}  {'':6}  {100 * self.pixel_accuracy:8.2f}",
-                f"{self.images} images of {self.source}; percent; void pixels do not count",
-            ]
+        console = Console(file=io.StringIO(), width=120, color_system=None)
+        console.print(self.__rich__())
+        return "\n".join(line.rstrip() for line in console.file.getvalue().strip().splitlines())
+
+    def _rows(self):
+        """A dict a class."""
+        columns = {
+            "class": self.class_names,
+            "pixels": self.confusion.sum(axis=1).tolist(),
+            "accuracy": self.accuracy_per_class.tolist(),
+            "iou": self.iou_per_class.tolist(),
+        }
+        if self.instances is not None:
+            columns["instance_iou"] = self.instance_iou_per_class.tolist()
+        return [dict(zip(columns, row)) for row in zip(*columns.values())]
+
+    @property
+    def _total(self):
+        """(3, classes): pixels that are right, true and predicted."""
+        return np.sum(self.counts, axis=0) if self.counts else np.zeros((3, len(self.class_names)))
+
+    def _figure(self, name):
+        return _figure(name, self._total, self.absent_as_zero)
+
+    def _bootstrap(self, figure, samples, seed):
+        """The figure of each bootstrap sample, (samples,)."""
+        if figure not in FIGURES:
+            raise ValueError(f"Unknown figure {figure!r}. Known: {', '.join(FIGURES)}.")
+        count = len(self.images)
+        if count == 0:
+            return np.full(samples, np.nan)
+        draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), samples)
+        counts = np.tensordot(draws.astype("float64"), np.array(self.counts), 1)
+        return _figure(figure, counts, self.absent_as_zero)
+
+    def _by_category(self):
+        of_category = np.zeros((len(self.categories), len(self.class_names)), "int64")
+        for row, ids in zip(of_category, self.categories.values()):
+            row[ids] = 1
+        return of_category @ self.confusion @ of_category.T
+
+    @property
+    def _instances(self):
+        if self.instances is None:
+            raise ValueError(f"No instances were counted: {self.source} has none.")
+        return self.instances
+
+
+@dataclasses.dataclass
+class Comparison:
+    """A figure of two models on the same images; see `compare`.
+
+    Attributes: figure, its name; first, second, its values; difference, second - first; low, high,
+        the ends of the difference's interval; level, of the interval.
+    """
+
+    figure: str
+    first: float
+    second: float
+    difference: float
+    low: float
+    high: float
+    level: float
+
+    def __str__(self):
+        verdict = "differ" if self.low > 0 or self.high < 0 else "may be equal"
+        return (
+            f"{FIGURES[self.figure]}: {100 * self.first:.2f} and {100 * self.second:.2f} %, "
+            f"difference {100 * self.difference:+.2f} ({100 * self.low:+.2f} to "
+            f"{100 * self.high:+.2f} in {100 * self.level:g} % of bootstrap samples): {verdict}"
         )
 
 
-def evaluate(model, dataset, split, scales=(1.0,), flip=False, window=None, track=iter):
+def compare(first, second, figure="mean_iou", level=0.95, samples=1000, seed=0):
+    """Two evaluations of the same images, paired: each bootstrap sample draws the same images for
+    both, so that what makes an image hard for both cancels out.
+
+    Args: first, second, an `Evaluation` each; the others as for `Evaluation.interval`.
+    Returns: a `Comparison`.
+    Raises: ValueError where the images or the classes are not the same.
+    """
+    if first.class_names != second.class_names:
+        raise ValueError("The two evaluations have different classes; they can't be compared.")
+    if first.images != second.images:
+        only = sorted(set(first.images) ^ set(second.images))[:3]
+        raise ValueError(
+            f"The two evaluations are not of the same images: {len(first.images)} of "
+            f"{first.source} and {len(second.images)} of {second.source}; only in one of them: "
+            f"{', '.join(only) or 'none, but their order differs'}."
+        )
+    differences = second._bootstrap(figure, samples, seed) - first._bootstrap(figure, samples, seed)
+    values = getattr(first, figure), getattr(second, figure)
+    return Comparison(figure, *values, values[1] - values[0], *_interval(differences, level), level)
+
+
+def evaluate(model, dataset, split, folder=None, absent_as_zero=False, track=iter, **mode):
     """Predicts every image of a split at its own size, and counts.
 
     Args:
         model: images to logits.
         dataset: from `datasets.load`. split: name of the split.
-        scales, flip, window: see `inference.predict_probabilities`.
+        folder: where to keep the counts of each image as it is done (`images.jsonl`) and the
+            results. Called again with the same folder, model and arguments, it goes on after the
+            last image. None: nothing is kept.
+        absent_as_zero: whether a class that is absent counts as 0 in the means.
         track: a function around the list of samples, such as `rich.progress.track`.
+        mode: `scales`, `flip`, `window`, ...: see `inference.predict_probabilities`.
 
     Returns: an `Evaluation`.
 
-    Raises: ValueError where the model has not as many classes as the data set.
+    Raises: ValueError that names the image where its mask is missing, of another size or holds an
+        unknown id, or the model gives NaN; where the model has not as many classes as the data
+        set; where the folder holds the evaluation of something else.
     """
     n = dataset.num_classes
-    classes = model.get_layer("logits").output.shape[-1]
-    if classes != n:
-        raise ValueError(f"The model has {classes} classes, the data set {dataset.name!r} {n}.")
     samples = dataset.samples(split)
-    confusion = np.zeros((n, n), "int64")
-    for sample in track(samples):
+    mode = _complete(mode)
+    output = getattr(model, "output", None)  # subclasses of `keras.Model` have none
+    output = output["logits"] if isinstance(output, dict) else output
+    if output is not None:
+        _check_classes(output.shape[-1], dataset)
+    result = Evaluation(
+        dataset.class_names,
+        dataset.palette,
+        f"{dataset.name}, {split}",
+        {name: value for name, value in mode.items() if name != "batch_size"},
+        dataset.categories,
+        absent_as_zero,
+    )
+    if folder is not None:
+        keep = _resume(result, model, samples, folder)
+    for sample in track(samples[len(result.images) :]):
         image, truth = dataset.read(sample)
         if truth is None:
             raise ValueError(f"{sample.image} has no mask; the split {split!r} is for prediction.")
-        predicted = predict_mask(model, image, scales, flip, window)
+        try:
+            probabilities = predict_probabilities(model, image, **mode)
+        except ValueError as error:
+            raise ValueError(f"{sample.image}: {error}") from error
+        _check_classes(probabilities.shape[-1], dataset)
+        predicted = mask_of(probabilities)
         counts = truth != dataset.ignore_class
-        cells = n * truth[counts].astype("int64") + predicted[counts]
-        confusion += np.bincount(cells, minlength=n * n).reshape(n, n)
-    source = f"{dataset.name}, {split}"
-    return Evaluation(confusion, dataset.class_names, len(samples), source)
+        cells = np.bincount(n * truth[counts].astype("int64") + predicted[counts], minlength=n * n)
+        instances = None
+        if dataset.count_instances is not None:
+            instances = dataset.count_instances(sample, predicted)
+        if folder is not None:
+            keep(sample.image.stem, cells, instances)
+        result.add(sample.image.stem, cells.reshape(n, n), instances)
+    if folder is not None:
+        result.save(folder)
+    return result
+
+
+def load(folder):
+    """The `Evaluation` that `evaluate` left in a folder.
+
+    Raises: FileNotFoundError without one, ValueError where it was stopped before its end.
+    """
+    path = Path(folder) / _JOURNAL
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no evaluation, {_JOURNAL}.")
+    header, *lines = _read(path)
+    if len(lines) < header["samples"]:
+        raise ValueError(
+            f"{folder} holds {len(lines)} of the {header['samples']} images: the evaluation was "
+            "stopped. Run it again with the same arguments and folder, and it goes on."
+        )
+    result = Evaluation(**{name: header[name] for name in _KEPT})
+    _fill(result, lines)
+    return result
+
+
+_KEPT = ("class_names", "palette", "source", "mode", "categories", "absent_as_zero")
+
+
+def _resume(result, model, samples, folder):
+    """Adds what an earlier run counted, and returns a function that keeps another image."""
+    path = Path(folder) / _JOURNAL
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = "\n".join(sample.image.stem for sample in samples)
+    header = {
+        **{name: getattr(result, name) for name in _KEPT},
+        "model": _digest(value.tobytes() for value in model.get_weights()),
+        "samples": len(samples),
+        "names": _digest([names.encode()]),
+    }
+    header = json.loads(json.dumps(header))  # tuples are lists
+    lines = _read(path) if path.is_file() else []
+    if lines:
+        different = [name for name in header if header[name] != lines[0].get(name)]
+        if different:
+            raise ValueError(
+                f"{folder} holds an evaluation of another {' and '.join(different)}. Give another "
+                "folder, or remove it."
+            )
+        _fill(result, lines[1:])
+    else:
+        path.write_text(json.dumps(header) + "\n", "utf-8")
+
+    def keep(image, cells, instances):
+        found = np.flatnonzero(cells)
+        line = {"image": image, "cells": found.tolist(), "pixels": cells[found].tolist()}
+        if instances is not None:
+            line["instances"] = instances.tolist()
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    return keep
+
+
+def _read(path):
+    """The lines of a journal; one without its end, cut off by a kill, is removed."""
+    written = path.read_bytes()
+    whole = written[: written.rfind(b"\n") + 1]
+    if whole != written:
+        path.write_bytes(whole)
+    try:
+        return [json.loads(line) for line in whole.splitlines()]
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}. Remove it to start again.") from error
+
+
+def _fill(result, lines):
+    """Adds the images of a journal."""
+    n = len(result.class_names)
+    for line in lines:
+        cells = np.zeros(n * n, "int64")
+        cells[line["cells"]] = line["pixels"]
+        instances = np.array(line["instances"]) if "instances" in line else None
+        result.add(line["image"], cells.reshape(n, n), instances)
+
+
+def _digest(parts):
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _complete(mode):
+    """All arguments of `predict_probabilities` that say how, with their defaults."""
+    parameters = inspect.signature(predict_probabilities).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    unknown = sorted(mode.keys() - defaults)
+    if unknown:
+        raise TypeError(f"Unknown arguments {', '.join(unknown)}. Known: {', '.join(defaults)}.")
+    return {**defaults, **mode}
+
+
+def _check_classes(count, dataset):
+    if count != dataset.num_classes:
+        raise ValueError(
+            f"The model has {count} classes, the data set {dataset.name!r} {dataset.num_classes}."
+        )
+
+
+def _divide(a, b):
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return a / b
+
+
+def _iou(counts):
+    """IoU by class of (..., 3, classes): pixels that are right, true and predicted."""
+    with np.errstate(invalid="ignore"):
+        return metrics.iou(*np.moveaxis(counts, -2, 0))
+
+
+def _accuracy(counts):
+    return _divide(counts[..., 0, :], counts[..., 1, :])
+
+
+def _figure(name, counts, absent_as_zero):
+    """A figure of (..., 3, classes) counts, (...)."""
+    hits, truth, _ = np.moveaxis(counts, -2, 0)
+    if name == "pixel_accuracy":
+        return _divide(hits.sum(axis=-1), truth.sum(axis=-1))
+    if name == "frequency_weighted_iou":
+        weighted = np.nansum(truth * _iou(counts), axis=-1)
+        return _divide(weighted, truth.sum(axis=-1))
+    values = _iou(counts) if name == "mean_iou" else _accuracy(counts)
+    return _mean(values, absent_as_zero)
+
+
+def _mean(values, absent_as_zero):
+    """Mean over the last axis without NaN, or with 0 in its place; NaN where nothing is left."""
+    absent = np.isnan(values)
+    count = values.shape[-1] if absent_as_zero else np.sum(~absent, axis=-1)
+    return _divide(np.where(absent, 0, values).sum(axis=-1), count)
+
+
+def _interval(values, level):
+    if not 0 < level < 1:
+        raise ValueError(f"`level` must be between 0 and 1. Received: level={level}.")
+    tail = (1 - level) / 2
+    values = values[~np.isnan(values)]
+    low, high = np.quantile(values, [tail, 1 - tail]) if len(values) else (np.nan, np.nan)
+    return float(low), float(high)
+
+
+def _without_nan(value):
+    """The same with None for NaN, which JSON does not know, and Python's numbers for NumPy's."""
+    if isinstance(value, dict):
+        return {key: _without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(entry) for entry in value]
+    if isinstance(value, (float, np.floating)):
+        return None if np.isnan(value) else float(value)
+    return value

@@ -77,7 +77,12 @@ def predict_mask(model, image, **mode):
 
     Returns: uint8, or uint16 for more than 256 classes.
     """
-    probabilities = predict_probabilities(model, image, **mode)
+    return mask_of(predict_probabilities(model, image, **mode))
+
+
+def mask_of(probabilities):
+    """The most probable class of every pixel, (height, width): uint8, or uint16 for more than 256
+    classes."""
     dtype = "uint8" if probabilities.shape[-1] <= 256 else "uint16"
     return probabilities.argmax(axis=-1).astype(dtype)
 

@@ -16,16 +16,20 @@ from keras_sanet.losses import cross_entropy_sums
 _LOW = 1 << 12
 
 
+def iou(hits, truth, predicted):
+    """TP / (TP + FP + FN) of the pixels of a class that are right, true and predicted (tensors or
+    NumPy arrays); NaN, 0 / 0, where it is in neither truth nor prediction."""
+    return hits / (truth + predicted - hits)
+
+
 def iou_per_class(confusion):
-    """TP / (TP + FP + FN), (classes,); NaN for a class in neither truth nor prediction."""
-    true_positives = ops.diagonal(confusion)
-    union = ops.sum(confusion, axis=0) + ops.sum(confusion, axis=1) - true_positives
-    return _divide(true_positives, union)
+    """The IoU of each class, (classes,)."""
+    return iou(ops.diagonal(confusion), ops.sum(confusion, axis=1), ops.sum(confusion, axis=0))
 
 
 def accuracy_per_class(confusion):
     """TP / (TP + FN), (classes,); NaN for a class that is not in the truth."""
-    return _divide(ops.diagonal(confusion), ops.sum(confusion, axis=1))
+    return ops.diagonal(confusion) / ops.sum(confusion, axis=1)
 
 
 def pixel_accuracy(confusion):
@@ -38,11 +42,6 @@ def mean_present(values):
     present = ops.logical_not(ops.isnan(values))
     count = ops.sum(ops.cast(present, values.dtype))
     return ops.divide_no_nan(ops.sum(ops.where(present, values, 0.0)), count)
-
-
-def _divide(numerator, denominator):
-    known = denominator > 0
-    return ops.where(known, numerator / ops.where(known, denominator, 1.0), float("nan"))
 
 
 @backend.jit("num_classes", "ignore_class", "sparse_y_pred")

@@ -1,14 +1,18 @@
 """Cityscapes: fine and coarse labels, both kinds of ids, and what is refused."""
 
+import dataclasses
 import os
 import shutil
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
+from keras_sanet import datasets
 from keras_sanet.datasets import cityscapes
+from keras_sanet.evaluation import evaluate, load
 
 SAMPLES = Path(__file__).parents[2] / "shared/data/samples/cityscapes"
 
@@ -209,3 +213,156 @@ def test_both_kinds_of_label_of_the_release_give_one_mask():
         masks.append(dataset.read(dataset.samples("val")[0])[1])
     assert masks[0].shape == (128, 256)
     assert np.sum(masks[0] != masks[1]) < 100
+
+
+# The official evaluation
+
+
+class Red(keras.Model):
+    """Says that a pixel is of the class whose id is its red."""
+
+    def predict_on_batch(self, images):
+        return np.eye(19, dtype="float32")[images[..., 0].astype(int)]
+
+
+@pytest.fixture
+def official(monkeypatch):
+    """`cityscapesscripts`' pixel-level evaluation."""
+    # Its instance-level part calls a function by a name that NumPy 2.4 no longer has.
+    monkeypatch.setattr(np, "in1d", np.isin, raising=False)
+    return pytest.importorskip(
+        "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling",
+        reason="cityscapesscripts is not installed",
+    )
+
+
+def draw_frames(root, rng, count=3, size=(24, 40)):
+    """Frames of random labels in blocks, with instances, groups and void; images
+    that make `Red` predict two thirds of them right."""
+    things = [i for i, _, _, mean in cityscapes._TABLE.values() if mean]
+    for index in range(count):
+        blocks = rng.integers(0, 34, (6, 10)).astype("uint16")
+        instances = blocks.copy()
+        for place in np.ndindex(blocks.shape):
+            if rng.random() < 0.5:
+                blocks[place] = instances[place] = rng.choice([*things, 29, 30])
+                if rng.random() < 0.8:  # else a group
+                    instances[place] = 1000 * blocks[place] + rng.integers(0, 4)
+        grow = np.ones((size[0] // 6, size[1] // 10), "uint16")
+        labels = np.kron(blocks, grow).astype("uint8")
+        instances = np.kron(instances, grow)
+        train_ids = np.array([cityscapes.TRAIN_IDS[i] for i in range(34)])[labels]
+        other = rng.integers(0, 19, size)
+        wrong = (rng.random(size) < 1 / 3) | (train_ids == 255)
+        image = np.zeros((*size, 3), "uint8")
+        image[..., 0] = np.where(wrong, other, train_ids)
+        frame = f"val/bonn/bonn_000000_{index:06}"
+        save(root / f"leftImg8bit/{frame}_leftImg8bit.png", image)
+        save(root / f"gtFine/{frame}_gtFine_labelIds.png", labels)
+        save(root / f"gtFine/{frame}_gtFine_instanceIds.png", instances)
+
+
+def official_scores(official, root, dataset, predict):
+    """Writes masks of the 34 ids, and evaluates them as Cityscapes' server does."""
+    predictions, truths = [], []
+    for sample in dataset.samples("val"):
+        mask = predict(dataset.read(sample)[0])
+        name = f"{sample.image.stem}_mask.png"
+        predictions.append(str(save(root / "results" / name, cityscapes.label_ids(mask))))
+        truths.append(str(sample.mask).replace("labelTrainIds", "labelIds"))
+    official.args.quiet, official.args.JSONOutput = True, False
+    return official.evaluateImgLists(predictions, truths, official.args)
+
+
+def assert_scores_are_equal(found, scores):
+    classes = [scores["classScores"][name] for name in found.class_names]
+    of_instances = [scores["classInstScores"][name] for name in found.class_names]
+    categories = [scores["categoryScores"][name] for name in found.categories]
+    of_both = [scores["categoryInstScores"][name] for name in found.categories]
+    np.testing.assert_allclose(found.iou_per_class, classes, rtol=1e-12)
+    np.testing.assert_allclose(found.instance_iou_per_class, of_instances, rtol=1e-12)
+    np.testing.assert_allclose(found.iou_per_category, categories, rtol=1e-12)
+    np.testing.assert_allclose(found.instance_iou_per_category, of_both, rtol=1e-12)
+    saved = found.as_dict()
+    for ours, theirs in (
+        ("mean_iou", "averageScoreClasses"),
+        ("mean_instance_iou", "averageScoreInstClasses"),
+        ("mean_category_iou", "averageScoreCategories"),
+        ("mean_category_instance_iou", "averageScoreInstCategories"),
+    ):
+        assert saved[ours] == pytest.approx(scores[theirs], rel=1e-12)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_the_four_figures_are_those_of_the_official_evaluation(official, rng, tmp_path, cached):
+    draw_frames(tmp_path, rng)
+    dataset = datasets.load("cityscapes", tmp_path, cache=tmp_path / "cache" if cached else None)
+    found = evaluate(Red(), dataset, "val")
+    scores = official_scores(official, tmp_path, dataset, lambda image: image[..., 0])
+    assert 0.2 < scores["averageScoreInstClasses"] < 0.9
+    assert_scores_are_equal(found, scores)
+
+
+def test_a_thing_that_is_only_predicted_has_an_instance_iou_of_0(official, rng, tmp_path):
+    save(tmp_path / "leftImg8bit/val/a/a_0_0_leftImg8bit.png", np.full((2, 3, 3), 13, "uint8"))
+    save(tmp_path / "gtFine/val/a/a_0_0_gtFine_labelIds.png", np.full((2, 3), 7, "uint8"))
+    save(tmp_path / "gtFine/val/a/a_0_0_gtFine_instanceIds.png", np.full((2, 3), 7, "uint16"))
+    dataset = datasets.load("cityscapes", tmp_path)
+    found = evaluate(Red(), dataset, "val")
+    # All road is taken for cars; no other thing is anywhere.
+    assert found.instance_iou_per_class[13] == 0
+    assert np.isnan(found.instance_iou_per_class).sum() == 18
+    scores = official_scores(official, tmp_path, dataset, lambda image: image[..., 0])
+    assert_scores_are_equal(found, scores)
+
+
+@pytest.mark.skipif(not SAMPLES.is_dir(), reason=f"Cityscapes's sample is not there: {SAMPLES}")
+def test_the_real_frame_has_the_official_figures(official, rng, tmp_path):
+    dataset = datasets.load("cityscapes", SAMPLES)
+    sample = dataset.samples("val")[0]
+    truth = dataset.read(sample)[1]
+    predicted = np.where(rng.random(truth.shape) < 0.4, rng.integers(0, 19, truth.shape), truth)
+    predicted[truth == 255] = 2
+    dataset.splits["val"] = [dataclasses.replace(sample, image=tmp_path / "a_0_0_leftImg8bit.png")]
+    save(tmp_path / "a_0_0_leftImg8bit.png", np.stack([predicted] * 3, axis=-1).astype("uint8"))
+    found = evaluate(Red(), dataset, "val")
+    scores = official_scores(official, tmp_path, dataset, lambda image: image[..., 0])
+    assert_scores_are_equal(found, scores)
+
+
+def test_without_instance_files_there_is_no_instance_figure(tree):
+    dataset = cityscapes.load(tree)
+    assert dataset.count_instances is None
+    assert dataset.categories == cityscapes.CATEGORIES
+
+
+def test_a_missing_instance_file_is_named(rng, tmp_path):
+    draw_frames(tmp_path, rng, count=2)
+    (tmp_path / "gtFine/val/bonn/bonn_000000_000001_gtFine_instanceIds.png").unlink()
+    dataset = datasets.load("cityscapes", tmp_path)
+    with pytest.raises(FileNotFoundError, match="000001_gtFine_instanceIds.png"):
+        evaluate(Red(), dataset, "val")
+
+
+def test_an_instance_file_of_another_size_is_named(rng, tmp_path):
+    draw_frames(tmp_path, rng, count=1)
+    path = tmp_path / "gtFine/val/bonn/bonn_000000_000000_gtFine_instanceIds.png"
+    save(path, np.zeros((5, 5), "uint16"))
+    with pytest.raises(ValueError, match=r"instanceIds.png .*\(5, 5\) and \(24, 40\)"):
+        evaluate(Red(), datasets.load("cityscapes", tmp_path), "val")
+
+
+def test_a_kept_evaluation_keeps_its_instances(rng, tmp_path):
+    draw_frames(tmp_path, rng)
+    dataset = datasets.load("cityscapes", tmp_path)
+    found = evaluate(Red(), dataset, "val", tmp_path / "run")
+    np.testing.assert_array_equal(load(tmp_path / "run").instances, found.instances)
+    assert "iIoU" in str(found) and "mean of categories" in str(found)
+
+
+def test_label_ids_are_those_of_the_official_labels(official):
+    labels = pytest.importorskip("cityscapesscripts.helpers.labels").labels
+    trained = {label.trainId: label.id for label in labels if 0 <= label.trainId < 19}
+    masks = cityscapes.label_ids(np.arange(19, dtype="uint8")[None])
+    assert masks.dtype == "uint8"
+    assert masks[0].tolist() == [trained[i] for i in range(19)]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import keras_sanet
 from keras_sanet import cli
 from keras_sanet.version import __version__
 
@@ -24,8 +25,15 @@ OPTIONS = {
         "--val-batch-size", "--epochs", "--lovasz-epochs", "--learning-rate", "--scale-range",
         "--image-scale", "--seed", "--precision", "--verbose",
     ),
-    "evaluate": ("--dataset", "--data", "--split", "--scales", "--flip", "--window"),
-    "predict": ("--output", "--scales", "--flip", "--window"),
+    "evaluate": (
+        "--dataset", "--data", "--split", "--output", "--absent-as-zero", "--scales", "--flip",
+        "--window", "--bucket", "--batch-size",
+    ),
+    "compare": (),
+    "predict": (
+        "--output", "--write", "--ids", "--scales", "--flip", "--window", "--bucket",
+        "--batch-size",
+    ),
 }  # fmt: skip
 
 
@@ -88,6 +96,8 @@ def test_train_writes_the_model_its_figures_and_pictures(trained):
         "cross_entropy.csv",
         "evaluation.txt",
         "overlays.png",
+        "evaluation.json",
+        "classes.csv",
     }
 
 
@@ -188,6 +198,50 @@ def test_evaluate_takes_a_split_scales_flip_and_windows(model, data):
     assert "4 images" in out
 
 
+@pytest.fixture(scope="module")
+def evaluated(model, data, tmp_path_factory):
+    """Folders of two evaluations of the same images, and the output of the second."""
+    root = tmp_path_factory.mktemp("evaluated")
+    for name, more in (("plain", ()), ("flipped", ("--flip",))):
+        code, out, error = call(
+            *("evaluate", model, "--dataset", "folder", "--data", data, "--split", "train"),
+            *("--output", root / name, *more),
+        )
+        assert code == 0, error
+    return root, out
+
+
+def test_evaluate_leaves_figures_counts_and_a_report(evaluated):
+    root, out = evaluated
+    assert {path.name for path in (root / "plain").iterdir()} == {
+        "images.jsonl", "evaluation.json", "evaluation.txt", "classes.csv", "report.html",
+    }  # fmt: skip
+    assert str(root / "flipped/report.html") in out
+
+
+def test_evaluate_refuses_a_folder_of_another_evaluation(evaluated, model, data):
+    code, _, error = call(
+        *("evaluate", model, "--dataset", "folder", "--data", data, "--split", "train"),
+        *("--output", evaluated[0] / "plain", "--scales", 0.5),
+    )
+    assert code == 1
+    assert "plain holds an evaluation of another mode" in error
+
+
+def test_compare_prints_every_figure_of_both_with_its_difference(evaluated):
+    code, out, error = call("compare", evaluated[0] / "plain", evaluated[0] / "flipped")
+    assert code == 0, error
+    for figure in ("pixel accuracy", "mean accuracy", "mean IoU", "frequency-weighted IoU"):
+        assert f"{figure}: " in out
+    assert out.count("% of bootstrap samples") == 4
+
+
+def test_compare_names_a_folder_without_an_evaluation(evaluated, tmp_path):
+    code, _, error = call("compare", evaluated[0] / "plain", tmp_path / "nowhere")
+    assert code == 1
+    assert "nowhere holds no evaluation" in error
+
+
 def test_evaluate_names_a_missing_model(data, tmp_path):
     code, _, error = call(
         "evaluate", tmp_path / "gone.keras", "--dataset", "folder", "--data", data
@@ -237,6 +291,99 @@ def test_overlays_mix_the_image_with_the_models_colours(predicted, data):
     colours = np.array([[10, 20, 30], [200, 100, 0]])[mask]
     overlay = np.array(Image.open(predicted[0] / "val0_overlay.png"))
     np.testing.assert_array_equal(overlay, (image + colours) // 2)  # all are even sums
+
+
+def test_predict_writes_what_is_asked_for(model, data, tmp_path):
+    code, _, error = call(
+        *("predict", model, data / "images/val/val0.png", "--output", tmp_path),
+        *("--write", "probabilities", "colour", "mask"),
+    )
+    assert code == 0, error
+    names = {f"val0_{name}" for name in ("probabilities.npz", "colour.png", "mask.png")}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    saved = np.load(tmp_path / "val0_probabilities.npz")
+    mask = np.array(Image.open(tmp_path / "val0_mask.png"))
+    assert saved["probabilities"].dtype == "float32"
+    np.testing.assert_array_equal(saved["probabilities"].argmax(axis=-1), mask)
+    np.testing.assert_array_equal(
+        np.array(Image.open(tmp_path / "val0_colour.png")),
+        np.array([[10, 20, 30], [200, 100, 0]])[mask],
+    )
+    assert (
+        saved["class_names"].tolist()
+        == keras.saving.load_model(model, compile=False).get_layer("logits").class_names
+    )
+
+
+def written(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_predict_takes_patterns_of_files(model, data, tmp_path):
+    code, _, error = call(
+        *("predict", model, f"{data}/images/*/*0.png", "--output", tmp_path, "--write", "mask")
+    )
+    assert code == 0, error
+    assert written(tmp_path) == ["train0_mask.png", "val0_mask.png"]
+
+
+def test_predict_takes_the_frames_of_an_animated_picture(model, rng, tmp_path):
+    frames = [Image.fromarray(rng.integers(0, 256, (*SIZE, 3), "uint8")) for _ in range(11)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
+    code, _, error = call(
+        *("predict", model, tmp_path / "clip.gif", "--output", tmp_path / "out"),
+        *("--write", "mask"),
+    )
+    assert code == 0, error
+    assert written(tmp_path / "out") == [f"clip_{index:02}_mask.png" for index in range(11)]
+
+
+def test_predict_says_how_to_make_frames_of_a_video(model, tmp_path):
+    (tmp_path / "clip.mp4").write_bytes(b"video")
+    code, _, error = call("predict", model, tmp_path / "clip.mp4", "--output", tmp_path / "out")
+    assert code == 1
+    assert "clip.mp4 is a video" in error and "ffmpeg -i clip.mp4 frames/%06d.png" in error
+
+
+def test_predict_names_the_image_that_a_fixed_window_would_mend(data, tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    layer = keras_sanet.layers.SegmentationOutput(name="logits")
+    fixed = keras.Model(inputs, layer(keras.layers.Conv2D(2, 1)(inputs), inputs))
+    fixed.save(tmp_path / "fixed.keras")
+    image = data / "images/val/val0.png"
+    code, _, error = call("predict", tmp_path / "fixed.keras", image, "--output", tmp_path)
+    assert code == 1
+    assert f"{image}: The model takes images of 8 x 8" in error
+    code, _, error = call(
+        "predict", tmp_path / "fixed.keras", image, "--output", tmp_path, "--window", 8, 8
+    )
+    assert code == 0, error
+
+
+def test_predict_writes_the_34_ids_of_cityscapes(tmp_path):
+    inputs = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(19, 1)(inputs)
+    layer = keras_sanet.layers.SegmentationOutput(name="logits")
+    model = keras.Model(inputs, layer(x, inputs))
+    model.set_weights([np.zeros((1, 1, 3, 19)), np.eye(19)[13]])  # car, label id 26, everywhere
+    model.save(tmp_path / "cars.keras")
+    Image.fromarray(np.zeros((*SIZE, 3), "uint8")).save(tmp_path / "ulm_000000_000019.png")
+    code, _, error = call(
+        *("predict", tmp_path / "cars.keras", tmp_path / "ulm_000000_000019.png"),
+        *("--output", tmp_path / "out", "--write", "mask", "--ids", "cityscapes"),
+    )
+    assert code == 0, error
+    mask = np.array(Image.open(tmp_path / "out/ulm_000000_000019_mask.png"))
+    assert (np.unique(mask).tolist(), mask.dtype) == ([26], "uint8")
+
+
+def test_ids_of_cityscapes_need_19_classes(model, data, tmp_path):
+    image = data / "images/val/val0.png"
+    code, _, error = call(
+        *("predict", model, image, "--ids", "cityscapes", "--output", tmp_path / "out")
+    )
+    assert code == 1
+    assert "--ids cityscapes needs a model of 19 classes. This one has 2" in error
 
 
 def test_predict_names_a_missing_image(model, tmp_path):
@@ -303,6 +450,8 @@ def test_help_names_every_command():
         ["evaluate", "model.keras"],
         ["predict", "model.keras"],
         ["predict", "model.keras", "a.png", "--window", "wide"],
+        ["predict", "model.keras", "a.png", "--write", "poster"],
+        ["compare", "one"],
     ],
     ids=" ".join,
 )

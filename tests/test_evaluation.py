@@ -1,13 +1,18 @@
 """Figures of a split against counts by hand."""
 
+import csv
+import dataclasses
+import json
+
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from keras_sanet import datasets
-from keras_sanet.evaluation import Evaluation, evaluate
+from keras_sanet.evaluation import FIGURES, Evaluation, compare, evaluate, load
 from keras_sanet.inference import predict_mask
+from keras_sanet.metrics import MeanAccuracy, MeanIoU, PixelAccuracy
 
 NAMES = ["road", "sky", "tree"]
 
@@ -51,7 +56,7 @@ def test_the_confusion_matrix_has_the_truth_in_rows_and_leaves_void_out(found):
     # Of road 2 right and 1 taken for sky; of sky 1 + 2 right and 1 taken for tree; 3 void.
     assert found.confusion.tolist() == [[2, 1, 0], [0, 3, 1], [0, 0, 0]]
     assert found.confusion.dtype == "int64"
-    assert found.images == 2
+    assert found.images == ["0", "1"]
 
 
 def test_iou_is_right_over_the_union(found):
@@ -70,6 +75,277 @@ def test_pixel_accuracy_is_all_that_is_right(found):
     assert found.pixel_accuracy == pytest.approx(5 / 7)
 
 
+def test_frequency_weighted_iou_weighs_classes_by_their_true_pixels(found):
+    # 3 true pixels of road and 4 of sky: (3 x 2/3 + 4 x 3/5 + 0 x 0) / 7
+    assert found.frequency_weighted_iou == pytest.approx((2 + 12 / 5) / 7)
+
+
+def test_an_absent_class_is_left_out_or_counts_as_0(model, tmp_path):
+    dataset = write(tmp_path, [([[0, 1]], [[0, 0]])])
+    # road 1 / 2, sky 0 / 1; no tree in truth or prediction
+    assert evaluate(model, dataset, "val").mean_iou == pytest.approx((1 / 2 + 0) / 2)
+    with_zeros = evaluate(model, dataset, "val", absent_as_zero=True)
+    assert with_zeros.mean_iou == pytest.approx((1 / 2 + 0 + 0) / 3)
+    # Accuracy: road 1 / 2, and no other class is true.
+    assert with_zeros.mean_accuracy == pytest.approx((1 / 2) / 3)
+
+
+def random_evaluation(rng, images=6, classes=5, absent=()):
+    """Confusion matrices of a few images."""
+    result = Evaluation([f"c{i}" for i in range(classes)], [(i, i, i) for i in range(classes)], "x")
+    for index in range(images):
+        matrix = rng.integers(0, 50, (classes, classes))
+        matrix[list(absent)] = 0
+        matrix[:, list(absent)] = 0
+        result.add(f"i{index}", matrix)
+    return result
+
+
+@pytest.mark.parametrize("absent", [(), (1, 3)], ids=["all classes", "two absent"])
+def test_figures_are_those_of_mmsegmentation(rng, absent):
+    found = random_evaluation(rng, absent=absent)
+    # Its definitions: areas of intersection, prediction and label by class; means without NaN.
+    intersect = np.array([found.confusion[i, i] for i in range(5)], float)
+    label, prediction = found.confusion.sum(1).astype(float), found.confusion.sum(0).astype(float)
+    with np.errstate(invalid="ignore"):
+        iou, accuracy = intersect / (prediction + label - intersect), intersect / label
+    assert found.pixel_accuracy == pytest.approx(intersect.sum() / label.sum())
+    assert found.mean_accuracy == pytest.approx(np.nanmean(accuracy))
+    assert found.mean_iou == pytest.approx(np.nanmean(iou))
+    np.testing.assert_allclose(found.iou_per_class, iou)
+
+
+@pytest.mark.parametrize("absent", [(), (1, 3)], ids=["all classes", "two absent"])
+def test_figures_with_absent_classes_as_0_are_those_of_semseg(rng, absent):
+    found = dataclasses.replace(random_evaluation(rng, absent=absent), absent_as_zero=True)
+    # Its definitions: 1e-10 keeps what is absent at 0; means over all classes.
+    intersection, target = found.confusion.diagonal(), found.confusion.sum(1)
+    union = target + found.confusion.sum(0) - intersection
+    assert found.mean_iou == pytest.approx(np.mean(intersection / (union + 1e-10)))
+    assert found.mean_accuracy == pytest.approx(np.mean(intersection / (target + 1e-10)))
+    assert found.pixel_accuracy == pytest.approx(intersection.sum() / (target.sum() + 1e-10))
+
+
+def test_figures_are_those_of_the_metrics(rng):
+    result = Evaluation(list("abc"), [(0, 0, 0)] * 3, "x")
+    metrics = [kind(3, sparse_y_pred=True) for kind in (MeanIoU, MeanAccuracy, PixelAccuracy)]
+    for index in range(3):
+        truth, predicted = rng.integers(0, 3, (2, 1, 8, 9))
+        cells = np.bincount((3 * truth + predicted).ravel(), minlength=9)
+        result.add(str(index), cells.reshape(3, 3))
+        for metric in metrics:
+            metric.update_state(truth, predicted)
+    expected = [float(metric.result()) for metric in metrics]
+    found = [result.mean_iou, result.mean_accuracy, result.pixel_accuracy]
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_interval_holds_the_share_of_resampled_sets(rng):
+    found = random_evaluation(rng, images=12)
+    low, high = found.interval("pixel_accuracy", level=0.8, samples=4000)
+    draws = np.random.default_rng(1).integers(0, 12, (4000, 12))
+    hits, truth = (np.array([c[i].sum() for c in found.counts]) for i in (0, 1))
+    values = hits[draws].sum(axis=1) / truth[draws].sum(axis=1)
+    assert np.mean((values >= low) & (values <= high)) == pytest.approx(0.8, abs=0.02)
+    assert low < found.pixel_accuracy < high
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_the_interval_of_one_image_is_its_figure(rng, figure):
+    found = random_evaluation(rng, images=1)
+    value = getattr(found, figure)
+    assert found.interval(figure) == pytest.approx((value, value))
+
+
+def test_intervals_repeat_by_seed(rng):
+    found = random_evaluation(rng)
+    assert found.interval() == found.interval()
+    assert found.interval(seed=1) != found.interval()
+
+
+def test_an_unknown_figure_is_refused_with_the_known_ones(rng):
+    with pytest.raises(ValueError, match="'iou'. Known: pixel_accuracy, mean_accuracy"):
+        random_evaluation(rng).interval("iou")
+
+
+def test_a_comparison_is_paired(rng):
+    # The second is right in 20 pixels more of every image: the difference is much surer than
+    # either figure, which differ from image to image.
+    first, second = (Evaluation(["a", "b"], [(0, 0, 0)] * 2, "x") for _ in range(2))
+    for index in range(10):
+        wrong = int(rng.integers(100, 900))
+        first.add(str(index), np.array([[1000 - wrong, wrong], [0, 1000]]))
+        second.add(str(index), np.array([[1020 - wrong, wrong - 20], [0, 1000]]))
+    found = compare(first, second, "pixel_accuracy")
+    # 20 of 2000 pixels an image
+    assert found.difference == pytest.approx(0.01)
+    assert (found.low, found.high) == pytest.approx((0.01, 0.01))
+    low, high = first.interval("pixel_accuracy")
+    assert high - low > 0.05
+    assert str(found).endswith("differ")
+
+
+def test_a_model_compared_with_itself_may_be_equal(rng):
+    found = random_evaluation(rng)
+    result = compare(found, found)
+    assert (result.difference, result.low, result.high) == (0, 0, 0)
+    assert str(result).endswith("may be equal")
+
+
+def test_evaluations_of_other_images_are_not_compared(rng):
+    with pytest.raises(ValueError, match="not of the same images: 6 .* and 5 .*: i5"):
+        compare(random_evaluation(rng), random_evaluation(rng, images=5))
+
+
+def test_evaluations_of_other_classes_are_not_compared(rng):
+    with pytest.raises(ValueError, match="different classes"):
+        compare(random_evaluation(rng), random_evaluation(rng, classes=4))
+
+
+def test_iou_per_image_is_that_of_each_alone(found):
+    # Image 0: road 2/3, sky 1/3, tree 0/1; image 1: sky 2/2.
+    assert found.iou_per_image.tolist() == pytest.approx([(2 / 3 + 1 / 3 + 0) / 3, 1])
+
+
+def test_categories_merge_their_classes(model, tmp_path):
+    dataset = write(tmp_path, [([[0, 1, 2, 0]], [[1, 0, 2, 2]])])
+    dataset.categories = {"flat": [0, 1], "nature": [2]}
+    # flat: 2 right, 1 of nature taken for it: 2 / 3; nature: 1 / 2
+    assert evaluate(model, dataset, "val").iou_per_category.tolist() == pytest.approx([2 / 3, 0.5])
+
+
+PAIRS = [([[0, 1, 2]], [[0, 1, 1]]), ([[1, 1, 0]], [[1, 255, 0]]), ([[2, 2, 2]], [[2, 0, 2]])]
+
+
+class Stop(Exception):
+    pass
+
+
+def stopping(after):
+    """A `track` that stops before the image of this number."""
+
+    def track(samples):
+        for index, sample in enumerate(samples):
+            if index == after:
+                raise Stop
+            yield sample
+
+    return track
+
+
+def test_a_stopped_evaluation_goes_on_where_it_was(model, tmp_path):
+    dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
+    with pytest.raises(Stop):
+        evaluate(model, dataset, "val", folder, track=stopping(2))
+    left = []
+    found = evaluate(model, dataset, "val", folder, track=lambda s: left.extend(s) or s)
+    assert left == dataset.samples("val")[2:]
+    np.testing.assert_array_equal(found.confusion, evaluate(model, dataset, "val").confusion)
+    assert found.images == ["0", "1", "2"]
+
+
+def test_a_line_cut_off_by_a_kill_is_counted_again(model, tmp_path):
+    dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
+    expected = evaluate(model, dataset, "val", folder).confusion
+    journal = folder / "images.jsonl"
+    journal.write_bytes(journal.read_bytes()[:-7])
+    left = []
+    found = evaluate(model, dataset, "val", folder, track=lambda s: left.extend(s) or s)
+    assert left == dataset.samples("val")[2:]
+    np.testing.assert_array_equal(found.confusion, expected)
+
+
+@pytest.mark.parametrize("cut", [0, 10])
+def test_a_journal_cut_off_in_its_first_line_starts_anew(model, tmp_path, cut):
+    dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
+    evaluate(model, dataset, "val", folder)
+    journal = folder / "images.jsonl"
+    journal.write_bytes(journal.read_bytes()[:cut])
+    assert len(evaluate(model, dataset, "val", folder).images) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"flip": True}, "mode"), ({"model": True}, "model"), ({"absent_as_zero": True}, "absent")],
+    ids=["mode", "model", "rule"],
+)
+def test_a_folder_of_another_evaluation_is_refused(model, tmp_path, change, named):
+    dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
+    evaluate(model, dataset, "val", folder)
+    if change.pop("model", None):
+        weights = model.get_weights()
+        model = brightest(3)
+        model.set_weights([-weight for weight in weights])
+    with pytest.raises(ValueError, match=f"run holds an evaluation of another {named}"):
+        evaluate(model, dataset, "val", folder, **change)
+
+
+def test_the_number_of_windows_computed_at_once_may_change(model, tmp_path):
+    dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
+    evaluate(model, dataset, "val", folder, window=2)
+    assert len(evaluate(model, dataset, "val", folder, window=2, batch_size=3).images) == 3
+
+
+def test_a_damaged_journal_is_named(model, tmp_path):
+    dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
+    evaluate(model, dataset, "val", folder)
+    journal = folder / "images.jsonl"
+    journal.write_bytes(journal.read_bytes() + b"{nonsense\n")
+    with pytest.raises(ValueError, match="images.jsonl is damaged"):
+        evaluate(model, dataset, "val", folder)
+
+
+def test_a_kept_evaluation_is_loaded_as_it_was(model, tmp_path):
+    dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
+    dataset.categories = {"flat": [0, 1], "nature": [2]}
+    kept = evaluate(model, dataset, "val", folder, scales=(0.5, 1.0))
+    assert json.dumps(load(folder).as_dict()) == json.dumps(kept.as_dict())
+
+
+def test_a_stopped_evaluation_is_not_loaded(model, tmp_path):
+    dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
+    with pytest.raises(Stop):
+        evaluate(model, dataset, "val", folder, track=stopping(1))
+    with pytest.raises(ValueError, match="holds 1 of the 3 images"):
+        load(folder)
+    with pytest.raises(FileNotFoundError, match="nowhere holds no evaluation"):
+        load(tmp_path / "nowhere")
+
+
+def test_json_and_csv_hold_the_figures_and_null_or_nothing_for_what_is_not_defined(model, tmp_path):
+    dataset, folder = write(tmp_path / "data", [([[0, 1]], [[0, 0]])]), tmp_path / "run"
+    evaluate(model, dataset, "val", folder)
+    saved = json.loads((folder / "evaluation.json").read_text("utf-8"))
+    # road: 1 of 2 right; sky: taken once, never true; no tree
+    assert saved["mean_iou"] == pytest.approx(0.25)
+    assert [row["iou"] for row in saved["classes"]] == [0.5, 0.0, None]
+    assert saved["confusion"] == [[1, 1, 0], [0, 0, 0], [0, 0, 0]]
+    with open(folder / "classes.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows] == NAMES
+    assert [float(row["iou"]) for row in rows[:2]] == [0.5, 0.0]
+
+
+def test_logits_that_are_no_numbers_name_the_image(tmp_path):
+    broken = brightest(3)
+    broken.set_weights([np.full((1, 1, 3, 3), np.nan), np.zeros(3)])
+    with pytest.raises(ValueError, match="0.png: .* NaN or infinite"):
+        evaluate(broken, write(tmp_path, [([[0]], [[0]])]), "val")
+
+
+def test_a_mask_of_another_size_is_named(model, tmp_path):
+    dataset = write(tmp_path, [([[0, 1]], [[0, 0]])])
+    mask = dataset.samples("val")[0].mask
+    Image.fromarray(np.zeros((3, 3), "uint8")).save(mask)
+    with pytest.raises(ValueError, match="0.png differ in size"):
+        evaluate(model, dataset, "val")
+
+
+def test_an_unknown_way_of_prediction_is_refused_with_the_known_ones(model, tmp_path):
+    with pytest.raises(TypeError, match="windows. Known: scales, flip, window"):
+        evaluate(model, write(tmp_path, [([[0]], [[0]])]), "val", windows=3)
+
+
 def test_the_table_has_a_line_a_class_in_percent(found):
     rows = [line.split() for line in str(found).splitlines()]
     # pixels 3 / 7 and 4 / 7; accuracy and IoU as above
@@ -79,8 +355,7 @@ def test_the_table_has_a_line_a_class_in_percent(found):
     # means (66.67 + 75) / 2 and (66.67 + 60 + 0) / 3; 5 / 7
     assert ["mean", "70.83", "42.22"] in rows
     assert ["pixel", "accuracy", "71.43"] in rows
-    last = str(found).splitlines()[-1]
-    assert last.startswith("2 images of ") and ", val; percent" in last
+    assert "2 images of " in str(found) and ", val; percent" in str(found)
 
 
 def test_void_never_counts(model, tmp_path):
@@ -92,7 +367,8 @@ def test_void_never_counts(model, tmp_path):
 
 def test_a_large_count_is_exact_in_the_matrix():
     # 2^24 + 1 is no float32; figures are ratios.
-    report = Evaluation(np.array([[2**24 + 1, 0], [0, 2**40]]), ["a", "b"], 1, "two")
+    report = Evaluation(["a", "b"], [(0, 0, 0)] * 2, "two")
+    report.add("large", np.array([[2**24 + 1, 0], [0, 2**40]]))
     assert report.confusion.sum() == 2**24 + 1 + 2**40
     assert report.mean_iou == report.pixel_accuracy == 1.0
 

@@ -8,6 +8,7 @@ are stored (an EXIF rotation is not applied, to images and masks alike).
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ VOID = 255
 LARGEST_ID = 65535  # of a mask file
 _IMAGE_MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "PA", "CMYK", "YCbCr")
 _MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
+_VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -66,6 +68,9 @@ class Dataset:
             other id in a file is an error.
         ignore_class: 255, void.
         counts: dict from a split to its official number of samples; empty if there is none.
+        categories: dict from a category to its class ids; empty if there is none.
+        count_instances: function of a sample and a predicted mask, what `evaluation` needs for the
+            instance-level IoU; None without instances. See `cityscapes.count_instances`.
     """
 
     name: str
@@ -75,6 +80,8 @@ class Dataset:
     class_ids: dict
     ignore_class: int = VOID
     counts: dict = dataclasses.field(default_factory=dict)
+    categories: dict = dataclasses.field(default_factory=dict)
+    count_instances: Callable | None = None
 
     def __post_init__(self):
         strange = [i for i in self.class_ids if not 0 <= i <= LARGEST_ID]
@@ -182,6 +189,38 @@ def find_images(folder):
     if not found:
         raise FileNotFoundError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
     return sorted(found, key=by_number)
+
+
+def frames(path):
+    """The pictures of an image file: its path, or a `Frame` for each of an animated or paged one.
+
+    Raises: FileNotFoundError, or ValueError for a file that Pillow can't read.
+    """
+    if path.suffix.lower() in _VIDEO_SUFFIXES:
+        raise ValueError(
+            f"{path} is a video, which is not decoded here. Make frames of it, for example with "
+            f"ffmpeg -i {path.name} frames/%06d.png."
+        )
+    try:
+        with Image.open(path) as image:
+            count = getattr(image, "n_frames", 1)
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} can't be read as an image: {error}.") from error
+    digits = len(str(count))
+    numbered = [_Page(path, f"{path.stem}_{i:0{digits}}", i) for i in range(count)]
+    return [path] if count == 1 else numbered
+
+
+@dataclasses.dataclass(frozen=True)
+class _Page(Frame):
+    """A picture of an animated or paged file."""
+
+    index: int
+
+    def open(self):
+        image = Image.open(self.file)
+        image.seek(self.index)
+        return image
 
 
 def by_number(path):
