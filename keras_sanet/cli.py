@@ -348,10 +348,12 @@ def _finish(model, dataset, output, scales, split="val"):
         rows.append((image, colours, overlay))
     size = rows[0][0].shape
     rows = [row for row in rows if row[0].shape == size]
-    visualization.sheet(rows, dataset.class_names, dataset.palette).save(output / "overlays.png")
+    titles = ("image", "truth", "prediction")
+    page = visualization.sheet(rows, dataset.class_names, dataset.palette, titles)
+    page.save(output / "overlays.png")
     result.save(output)
     print(f"Model:     {path.resolve()}")
-    print(f"Pictures:  {(output / 'overlays.png').resolve()} (image, truth, prediction)")
+    print(f"Pictures:  {(output / 'overlays.png').resolve()}")
     print(f"Figures:   {(output / 'evaluation.txt').resolve()}")
 
 

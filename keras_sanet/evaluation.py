@@ -30,6 +30,7 @@ FIGURES = {
     "frequency_weighted_iou": "frequency-weighted IoU",
 }
 _JOURNAL = "images.jsonl"
+_CHUNK = 50  # bootstrap samples drawn at once, which bounds the memory
 
 
 @dataclasses.dataclass
@@ -252,9 +253,13 @@ class Evaluation:
         count = len(self.images)
         if count == 0:
             return np.full(samples, np.nan)
-        draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), samples)
-        counts = np.tensordot(draws.astype("float64"), np.array(self.counts), 1)
-        return _figure(figure, counts, self.absent_as_zero)
+        rng, counts, values = np.random.default_rng(seed), np.array(self.counts), []
+        for start in range(0, samples, _CHUNK):
+            size = min(_CHUNK, samples - start)
+            draws = rng.multinomial(count, np.full(count, 1 / count), size)  # how often each image
+            drawn = np.tensordot(draws.astype("float64"), counts, 1)
+            values.append(_figure(figure, drawn, self.absent_as_zero))
+        return np.concatenate(values)
 
     def _by_category(self):
         of_category = np.zeros((len(self.categories), len(self.class_names)), "int64")

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import tracemalloc
 
 import keras
 import numpy as np
@@ -324,6 +325,25 @@ def test_json_and_csv_hold_the_figures_and_null_or_nothing_for_what_is_not_defin
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows] == NAMES
     assert [float(row["iou"]) for row in rows[:2]] == [0.5, 0.0]
+
+
+def test_memory_does_not_grow_with_the_images(tmp_path, rng):
+    class Uniform(keras.Model):
+        def predict_on_batch(self, images):
+            return np.zeros((*images.shape[:3], 3), "float32")
+
+    pairs = [(rng.integers(0, 3, (64, 64)), rng.integers(0, 3, (64, 64))) for _ in range(40)]
+    dataset, model = write(tmp_path, pairs), Uniform()
+    samples, peaks = dataset.samples("val"), []
+    for count in (4, 40):
+        dataset.splits["val"] = samples[:count]
+        evaluate(model, dataset, "val", tmp_path / str(count))  # what is loaded once
+        tracemalloc.start()
+        evaluate(model, dataset, "val", tmp_path / f"run{count}")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # A float image has 64 x 64 x 3 x 4 = 49 kB; 36 more of them would be 1.8 MB.
+    assert peaks[1] - peaks[0] < 36 * 2000
 
 
 def test_logits_that_are_no_numbers_name_the_image(tmp_path):
