@@ -16,6 +16,12 @@ def runs_on_cpu():
     return keras.distribution.list_devices()[0].lower().startswith("cpu")
 
 
+def compiles_each_shape():
+    """Whether a model is compiled anew for every shape. (TensorFlow leaves open what it has seen to
+    change, PyTorch does not compile.)"""
+    return keras.backend.backend() == "jax"
+
+
 def argmax(x):
     """Index of the largest value of the last axis, int32; the first of equal ones.
 

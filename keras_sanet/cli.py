@@ -165,9 +165,10 @@ def train(options):
 def evaluate(options):
     """Prints the figures of a saved model on a split, at the full size of its masks.
 
-    With --output, counts are kept image by image, a run that was stopped goes on with the same
-    command, and evaluation.json, classes.csv and report.html are written.
+    With --output, counts are kept image by image (images.jsonl), a run that was stopped goes on
+    with the same command, and evaluation.json, .txt, classes.csv and report.html are written.
     """
+    mode = _mode(options)
     model = _load_model(options.saved_model)
     dataset = _load_dataset(options)
     result = evaluation.evaluate(
@@ -177,18 +178,20 @@ def evaluate(options):
         options.output,
         options.absent_as_zero,
         track=lambda samples: _tracked(samples, "Evaluating"),
-        **_mode(options),
+        **mode,
     )
     print(result)
     if options.output:
         path = Path(options.output) / "report.html"
-        report.write(path, result, model, dataset, options.split)
+        report.write(path, result, model, dataset, options.split, options.batch_size)
         print(f"Report:    {path.resolve()}")
 
 
 def compare(options):
     """Compares two evaluations of the same images, the folders that `evaluate --output` wrote."""
     first, second = evaluation.load(options.first), evaluation.load(options.second)
+    for folder, result in ((options.first, first), (options.second, second)):
+        print(f"{folder}: {len(result.images)} images of {result.source}, {result.mode}")
     for figure in evaluation.FIGURES:
         print(evaluation.compare(first, second, figure))
 
@@ -199,6 +202,7 @@ def predict(options):
     Images are files, folders, patterns such as "frames/*.png", or pictures of several frames (GIF,
     TIFF); numbers in their names are in order.
     """
+    mode = _mode(options)
     model = _load_model(options.saved_model)
     images = [image for argument in options.images for image in _images(argument)]
     stems = collections.Counter(image.stem for image in images)
@@ -208,25 +212,25 @@ def predict(options):
             f"Images of one name would overwrite each other's results: {', '.join(twice)}. "
             "Predict them into different folders."
         )
-    output = Path(options.output)
-    output.mkdir(parents=True, exist_ok=True)
-    layer = model.get_layer("logits")
-    classes = layer.output.shape[-1]
-    palette = layer.palette or visualization.palette(classes)
+    layer, classes = model.get_layer("logits"), model.output.shape[-1]
     if options.ids == "cityscapes" and classes != len(datasets.cityscapes.INFO.classes):
         raise ValueError(f"--ids cityscapes needs a model of 19 classes. This one has {classes}.")
+    palette, names = getattr(layer, "palette", None), getattr(layer, "class_names", None)
+    if palette is None and {"colour", "overlay"} & set(options.write):
+        palette = visualization.palette(classes)
+    output = Path(options.output)
+    output.mkdir(parents=True, exist_ok=True)
     for source in _tracked(images, "Predicting"):
         image = np.array(open_image(source))
         try:
-            probabilities = inference.predict_probabilities(model, image, **_mode(options))
+            probabilities = inference.predict_probabilities(model, image, **mode)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
         mask = inference.mask_of(probabilities)
         for kind in options.write:
             path = output / f"{source.stem}_{kind}{'.npz' if kind == 'probabilities' else '.png'}"
             if kind == "probabilities":
-                names = layer.class_names or []
-                np.savez(path, probabilities=probabilities, class_names=names)
+                np.savez(path, probabilities=probabilities, class_names=names or [])
                 continue
             if kind == "mask":
                 ids = datasets.cityscapes.label_ids(mask) if options.ids == "cityscapes" else mask
@@ -242,25 +246,22 @@ def _images(argument):
     """The images that an argument of `predict` names: paths, or frames of a picture."""
     path = Path(argument)
     if path.is_dir():
-        return find_images(path)
-    if path.is_file():
-        return frames(path)
-    found = sorted(glob.glob(argument, recursive=True), key=by_number)
+        found = find_images(path)
+    elif path.is_file():
+        found = [path]
+    else:
+        matches = sorted(glob.glob(argument, recursive=True), key=by_number)
+        found = [Path(match) for match in matches if not Path(match).is_dir()]
     if not found:
-        raise FileNotFoundError(f"There is no image {argument}.")
-    return [frame for name in found for frame in frames(Path(name))]
+        hint = " In a pattern, a [ of a name is written [[]." if "[" in argument else ""
+        raise FileNotFoundError(f"There is no image {argument}.{hint}")
+    return [frame for path in found for frame in frames(path)]
 
 
 def _mode(options):
     """How to predict, for `inference.predict_probabilities`."""
-    window = options.window
-    return {
-        "scales": tuple(options.scales),
-        "flip": options.flip,
-        "window": tuple(window * 2 if len(window) == 1 else window) if window else None,
-        "bucket": options.bucket,
-        "batch_size": options.batch_size,
-    }
+    names = ("scales", "flip", "window", "bucket", "batch_size")
+    return inference.complete(**{name: getattr(options, name) for name in names})
 
 
 def benchmark(options):

@@ -8,9 +8,9 @@ it as 0, as semseg (PSPNet's authors) does.
 import csv
 import dataclasses
 import hashlib
-import inspect
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_sanet import metrics
-from keras_sanet.inference import mask_of, predict_probabilities
+from keras_sanet.inference import complete, mask_of, predict_probabilities
 
 # Name of a figure -> what it is in words.
 FIGURES = {
@@ -104,7 +104,7 @@ class Evaluation:
     @property
     def iou_per_image(self):
         """Mean IoU of each image by itself; NaN for one that is void."""
-        return _figure("mean_iou", np.array(self.counts), False)
+        return _figure("mean_iou", self._counts, False)
 
     @property
     def iou_per_category(self):
@@ -147,14 +147,14 @@ class Evaluation:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.as_dict(), indent=1, ensure_ascii=False)
+        text = json.dumps(self.as_dict(), indent=1)
         (folder / "evaluation.json").write_text(f"{text}\n", "utf-8")
-        (folder / "evaluation.txt").write_text(f"{self}\n", "utf-8")
+        (folder / "evaluation.txt").write_text(f"{self}\n", "utf-8", "backslashreplace")
         with open(folder / "classes.csv", "w", newline="", encoding="utf-8") as file:
             rows = self._rows()
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows(_without_nan(rows))
 
     def as_dict(self):
         """All of it for JSON; what is not defined is None."""
@@ -167,7 +167,10 @@ class Evaluation:
             **figures,
             "intervals_95": {name: self.interval(name) for name in FIGURES},
             "classes": self._rows(),
-            "iou_per_image": dict(zip(self.images, self.iou_per_image.tolist())),
+            "iou_per_image": [
+                {"image": image, "mean_iou": iou}
+                for image, iou in zip(self.images, self.iou_per_image.tolist())
+            ],
             "confusion": self.confusion.tolist(),
         }
         if self.categories:
@@ -191,7 +194,7 @@ class Evaluation:
             table.add_column(title, justify="right")
 
         def add(name, *values):
-            table.add_row(name, *("" if v is None else f"{100 * v:.2f}" for v in values))
+            table.add_row(Text(name), *("" if v is None else f"{100 * v:.2f}" for v in values))
 
         for row in self._rows():
             values = [row["iou"], *([row["instance_iou"]] if with_instances else [])]
@@ -241,7 +244,12 @@ class Evaluation:
     @property
     def _total(self):
         """(3, classes): pixels that are right, true and predicted."""
-        return np.sum(self.counts, axis=0) if self.counts else np.zeros((3, len(self.class_names)))
+        return self._counts.sum(axis=0)
+
+    @property
+    def _counts(self):
+        """The same of every image, (images, 3, classes)."""
+        return np.reshape(self.counts, (-1, 3, len(self.class_names)))
 
     def _figure(self, name):
         return _figure(name, self._total, self.absent_as_zero)
@@ -253,7 +261,7 @@ class Evaluation:
         count = len(self.images)
         if count == 0:
             return np.full(samples, np.nan)
-        rng, counts, values = np.random.default_rng(seed), np.array(self.counts), []
+        rng, counts, values = np.random.default_rng(seed), self._counts, []
         for start in range(0, samples, _CHUNK):
             size = min(_CHUNK, samples - start)
             draws = rng.multinomial(count, np.full(count, 1 / count), size)  # how often each image
@@ -292,6 +300,7 @@ class Comparison:
 
     def __str__(self):
         verdict = "differ" if self.low > 0 or self.high < 0 else "may be equal"
+        verdict = "not defined" if np.isnan(self.difference) else verdict
         return (
             f"{FIGURES[self.figure]}: {100 * self.first:.2f} and {100 * self.second:.2f} %, "
             f"difference {100 * self.difference:+.2f} ({100 * self.low:+.2f} to "
@@ -305,7 +314,7 @@ def compare(first, second, figure="mean_iou", level=0.95, samples=1000, seed=0):
 
     Args: first, second, an `Evaluation` each; the others as for `Evaluation.interval`.
     Returns: a `Comparison`.
-    Raises: ValueError where the images or the classes are not the same.
+    Raises: ValueError where the images, the classes or the rule for absent ones are not the same.
     """
     if first.class_names != second.class_names:
         raise ValueError("The two evaluations have different classes; they can't be compared.")
@@ -315,6 +324,11 @@ def compare(first, second, figure="mean_iou", level=0.95, samples=1000, seed=0):
             f"The two evaluations are not of the same images: {len(first.images)} of "
             f"{first.source} and {len(second.images)} of {second.source}; only in one of them: "
             f"{', '.join(only) or 'none, but their order differs'}."
+        )
+    if first.absent_as_zero != second.absent_as_zero:
+        raise ValueError(
+            "One evaluation counts absent classes as 0 and the other leaves them out; evaluate "
+            "both with the same `absent_as_zero`."
         )
     differences = second._bootstrap(figure, samples, seed) - first._bootstrap(figure, samples, seed)
     values = getattr(first, figure), getattr(second, figure)
@@ -342,10 +356,10 @@ def evaluate(model, dataset, split, folder=None, absent_as_zero=False, track=ite
     """
     n = dataset.num_classes
     samples = dataset.samples(split)
-    mode = _complete(mode)
+    mode = complete(**mode)
     output = getattr(model, "output", None)  # subclasses of `keras.Model` have none
-    output = output["logits"] if isinstance(output, dict) else output
-    if output is not None:
+    output = output.get("logits") if isinstance(output, dict) else output
+    if hasattr(output, "shape"):
         _check_classes(output.shape[-1], dataset)
     result = Evaluation(
         dataset.class_names,
@@ -356,7 +370,7 @@ def evaluate(model, dataset, split, folder=None, absent_as_zero=False, track=ite
         absent_as_zero,
     )
     if folder is not None:
-        keep = _resume(result, model, samples, folder)
+        keep = _resume(result, model, dataset, samples, folder)
     for sample in track(samples[len(result.images) :]):
         image, truth = dataset.read(sample)
         if truth is None:
@@ -373,8 +387,8 @@ def evaluate(model, dataset, split, folder=None, absent_as_zero=False, track=ite
         if dataset.count_instances is not None:
             instances = dataset.count_instances(sample, predicted)
         if folder is not None:
-            keep(sample.image.stem, cells, instances)
-        result.add(sample.image.stem, cells.reshape(n, n), instances)
+            keep(_name(sample), cells, instances)
+        result.add(_name(sample), cells.reshape(n, n), instances)
     if folder is not None:
         result.save(folder)
     return result
@@ -386,9 +400,10 @@ def load(folder):
     Raises: FileNotFoundError without one, ValueError where it was stopped before its end.
     """
     path = Path(folder) / _JOURNAL
-    if not path.is_file():
+    written = _read(path) if path.is_file() else []
+    if not written:
         raise FileNotFoundError(f"{folder} holds no evaluation, {_JOURNAL}.")
-    header, *lines = _read(path)
+    header, *lines = written
     if len(lines) < header["samples"]:
         raise ValueError(
             f"{folder} holds {len(lines)} of the {header['samples']} images: the evaluation was "
@@ -402,51 +417,73 @@ def load(folder):
 _KEPT = ("class_names", "palette", "source", "mode", "categories", "absent_as_zero")
 
 
-def _resume(result, model, samples, folder):
+def _resume(result, model, dataset, samples, folder):
     """Adds what an earlier run counted, and returns a function that keeps another image."""
+    if not model.built:
+        raise ValueError(
+            "The model has no weights yet, so that a stopped evaluation could not be told from "
+            "another model's. Call it on an image before, or evaluate without `folder`."
+        )
     path = Path(folder) / _JOURNAL
-    path.parent.mkdir(parents=True, exist_ok=True)
-    names = "\n".join(sample.image.stem for sample in samples)
+    names = [_name(sample) for sample in samples]
     header = {
         **{name: getattr(result, name) for name in _KEPT},
-        "model": _digest(value.tobytes() for value in model.get_weights()),
+        "model": _digest(
+            json.dumps(model.get_config(), default=str).encode(),
+            *(value.tobytes() for value in model.get_weights()),
+        ),
         "samples": len(samples),
-        "names": _digest([names.encode()]),
+        "images": _digest(repr(names).encode()),
+        "masks": _digest(repr([Path(str(sample.mask)).name for sample in samples]).encode()),
+        "class_ids": _digest(repr(dataset.class_ids).encode()),
     }
     header = json.loads(json.dumps(header))  # tuples are lists
-    lines = _read(path) if path.is_file() else []
-    if lines:
-        different = [name for name in header if header[name] != lines[0].get(name)]
+    kept = _read(path) if path.is_file() else []
+    if kept:
+        different = [name for name in header if header[name] != kept[0].get(name)]
         if different:
             raise ValueError(
                 f"{folder} holds an evaluation of another {' and '.join(different)}. Give another "
                 "folder, or remove it."
             )
-        _fill(result, lines[1:])
-    else:
-        path.write_text(json.dumps(header) + "\n", "utf-8")
+        _fill(result, kept[1:])
+        if result.images != names[: len(result.images)]:
+            raise ValueError(
+                f"{path} is damaged: its images are not the first ones of {result.source}, in "
+                "their order. Did two runs write it? Remove it to start again."
+            )
+        os.truncate(path, len(_whole_lines(path)))
 
     def keep(image, cells, instances):
         found = np.flatnonzero(cells)
         line = {"image": image, "cells": found.tolist(), "pixels": cells[found].tolist()}
         if instances is not None:
             line["instances"] = instances.tolist()
+        if not result.images:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(header) + "\n", "utf-8")
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     return keep
 
 
+def _name(sample):
+    return sample.image.stem
+
+
 def _read(path):
-    """The lines of a journal; one without its end, cut off by a kill, is removed."""
-    written = path.read_bytes()
-    whole = written[: written.rfind(b"\n") + 1]
-    if whole != written:
-        path.write_bytes(whole)
+    """What the whole lines of a journal hold."""
     try:
-        return [json.loads(line) for line in whole.splitlines()]
+        return [json.loads(line) for line in _whole_lines(path).splitlines()]
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}. Remove it to start again.") from error
+
+
+def _whole_lines(path):
+    """The bytes of a journal without a line that was cut off by a kill."""
+    written = path.read_bytes()
+    return written[: written.rfind(b"\n") + 1]
 
 
 def _fill(result, lines):
@@ -459,21 +496,11 @@ def _fill(result, lines):
         result.add(line["image"], cells.reshape(n, n), instances)
 
 
-def _digest(parts):
+def _digest(*parts):
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
-
-
-def _complete(mode):
-    """All arguments of `predict_probabilities` that say how, with their defaults."""
-    parameters = inspect.signature(predict_probabilities).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    unknown = sorted(mode.keys() - defaults)
-    if unknown:
-        raise TypeError(f"Unknown arguments {', '.join(unknown)}. Known: {', '.join(defaults)}.")
-    return {**defaults, **mode}
 
 
 def _check_classes(count, dataset):
@@ -495,7 +522,8 @@ def _iou(counts):
 
 
 def _accuracy(counts):
-    return _divide(counts[..., 0, :], counts[..., 1, :])
+    with np.errstate(invalid="ignore"):
+        return metrics.accuracy(*np.moveaxis(counts, -2, 0)[:2])
 
 
 def _figure(name, counts, absent_as_zero):

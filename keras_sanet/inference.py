@@ -7,7 +7,7 @@ The protocols, all of which average class probabilities (softmax) of equal weigh
   pixels, so that few sizes are compiled. Padding changes what the pyramid pools and what the
   convolutions see at the border: figures differ from those of the whole image.
 - `window`: windows of one size with a stride of two thirds of it, the last ones shifted inside,
-  averaged where they overlap; an image smaller than the window is reflected. One compiled size.
+  averaged where they overlap; an image smaller than the window is reflected. Compiled once.
 - `scales`, `flip`: one of the above for each size of the image, and for its mirror image.
 
 What happens to probabilities outside of the model is computed by NumPy, in float32: the same on
@@ -15,13 +15,17 @@ every backend, and never compiled. Means are running ones, and resizing adds to 
 weighted difference from the other, so that equal numbers stay what they are to the last bit.
 """
 
+import inspect
+import operator
+from pathlib import Path
+
 import numpy as np
-from keras import ops
+from keras import ops, tree
 from rich.progress import track
 
 from keras_sanet.backbones import MEAN
-from keras_sanet.backend import runs_on_cpu
-from keras_sanet.datasets.files import find_images, read_image
+from keras_sanet.backend import compiles_each_shape, runs_on_cpu
+from keras_sanet.datasets.files import VOID, find_images, read_image
 
 
 def predict_probabilities(
@@ -37,53 +41,37 @@ def predict_probabilities(
         window: (height, width) or one number for both, in pixels: predict by windows of this size.
             Best that of the training crops. None: the whole image.
         bucket: pad the whole image to multiples of so many pixels; None: don't.
-        batch_size: windows computed at once, which bounds the memory. None: 1 on a CPU, where more
-            gains nothing, 8 on an accelerator. The whole image and its mirror image are computed
-            one after the other.
+        batch_size: windows computed at once, which bounds the memory. None: 4, and 1 with JAX on a
+            CPU. The whole image and its mirror image are computed one after the other.
 
     Returns: float32 (height, width, classes), the size of the image whatever the scales.
 
-    Raises: ValueError where the image is not of that shape or of a size that the model does not
-        take, the model gives NaN, or another argument is not as above.
+    Raises: ValueError, with the path if there is one, where the image is not of that shape, holds
+        NaN, or is of a size that the model does not take; where the model does not give logits of
+        the image's size, or gives NaN; where another argument is not as above.
     """
-    name = "the image"
-    if not hasattr(image, "shape"):
-        name, image = str(image), read_image(image)
-    image = np.asarray(image, "float32")
-    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-        raise ValueError(f"`image` must be (height, width, 3). Received: shape {image.shape}.")
-    window = (window, window) if isinstance(window, int) else window
-    _check(scales, window, bucket, batch_size)
-    size, mean = image.shape[:2], _Mean()
-    for scale in scales:
-        scaled = _resize(image, tuple(max(1, round(n * scale)) for n in size))
-        views = [scaled, scaled[:, ::-1]] if flip else [scaled]
-        if window is None:
-            predicted = (_whole(model, view, bucket) for view in views)
-        else:
-            predicted = _by_windows(model, views, window, batch_size)
-        for mirror, probabilities in zip((1, -1), predicted):
-            mean.add(_resize(probabilities[:, ::mirror], size))
-    if np.isnan(mean.value).any():
-        raise ValueError(
-            f"The model's logits for {name} are NaN or infinite. Were its weights trained to NaN, "
-            "or do they overflow in float16?"
-        )
-    return mean.value
+    mode = complete(scales=scales, flip=flip, window=window, bucket=bucket, batch_size=batch_size)
+    if not isinstance(image, (str, Path)):
+        return _predict(model, image, **mode)
+    pixels = read_image(image)
+    try:
+        return _predict(model, pixels, **mode)
+    except ValueError as error:
+        raise ValueError(f"{image}: {error}") from error
 
 
 def predict_mask(model, image, **mode):
     """Class ids of every pixel of one image, (height, width); `mode`: see `predict_probabilities`.
 
-    Returns: uint8, or uint16 for more than 256 classes.
+    Returns: see `mask_of`.
     """
     return mask_of(predict_probabilities(model, image, **mode))
 
 
 def mask_of(probabilities):
-    """The most probable class of every pixel, (height, width): uint8, or uint16 for more than 256
-    classes."""
-    dtype = "uint8" if probabilities.shape[-1] <= 256 else "uint16"
+    """The most probable class of every pixel, (height, width): uint8, or uint16 for more than 255
+    classes (255 is void)."""
+    dtype = "uint8" if probabilities.shape[-1] <= VOID else "uint16"
     return probabilities.argmax(axis=-1).astype(dtype)
 
 
@@ -98,22 +86,83 @@ def predict_folder(model, folder, progress=True, **mode):
         yield path, predict_mask(model, path, **mode)
 
 
-def _check(scales, window, bucket, batch_size):
-    if len(scales) == 0 or not min(scales) > 0:
+def complete(**mode):
+    """All arguments of `predict_probabilities` that say how, checked, with their defaults.
+
+    Args: mode, some of them.
+    Returns: dict of all, in plain Python: `scales` a tuple of floats, `window` one of two integers.
+    Raises: TypeError for an unknown name, ValueError for a value that is not as it should be.
+    """
+    parameters = inspect.signature(predict_probabilities).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    unknown = sorted(mode.keys() - defaults)
+    if unknown:
+        raise TypeError(f"Unknown arguments {', '.join(unknown)}. Known: {', '.join(defaults)}.")
+    mode = {**defaults, **mode}
+    scales, window = mode["scales"], mode["window"]
+    try:
+        mode["scales"] = tuple(float(scale) for scale in np.atleast_1d(list(_listed(scales))))
+    except (TypeError, ValueError):
+        mode["scales"] = ()
+    if not mode["scales"] or not all(0 < scale < np.inf for scale in mode["scales"]):
         raise ValueError(f"`scales` must be numbers above 0. Received: scales={scales}.")
-    if window is not None and (len(window) != 2 or min(window) < 1):
+    mode["flip"] = bool(mode["flip"])
+    if window is not None:
+        sides = tuple(_listed(window))
+        mode["window"] = tuple(map(_positive, sides * 2 if len(sides) == 1 else sides))
+        if len(sides) > 2 or None in mode["window"]:
+            raise ValueError(
+                "`window` must be (height, width) or one number for both, integers of at least 1 "
+                f"pixel. Received: window={window!r}."
+            )
+    for name in ("bucket", "batch_size"):
+        value = mode[name]
+        if value is not None and _positive(value) is None:
+            raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")
+    if window is not None and mode["bucket"] is not None:
         raise ValueError(
-            "`window` must be (height, width), each at least 1 pixel. Received: "
-            f"window={tuple(window)}."
+            "`bucket` is for whole images: windows are of one size anyway. Received: "
+            f"window={window} and bucket={mode['bucket']}."
         )
-    for name, value in (("bucket", bucket), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"`{name}` must be at least 1. Received: {name}={value}.")
-    if window is not None and bucket is not None:
+    return mode
+
+
+def _listed(value):
+    """What is in a list, or the one value."""
+    return value if np.iterable(value) and not isinstance(value, str) else [value]
+
+
+def _positive(value):
+    """The integer of at least 1 that a value is, or None."""
+    try:
+        return operator.index(value) if operator.index(value) >= 1 else None
+    except TypeError:
+        return None
+
+
+def _predict(model, image, scales, flip, window, bucket, batch_size):
+    """`predict_probabilities` of an array."""
+    image = np.asarray(image, "float32")
+    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        raise ValueError(f"`image` must be (height, width, 3). Received: shape {image.shape}.")
+    if not np.isfinite(image).all():
+        raise ValueError("`image` must hold numbers. Received: NaN or infinite values in it.")
+    size, mean = image.shape[:2], _Mean()
+    for scale in scales:
+        scaled = _resize(image, tuple(max(1, round(n * scale)) for n in size))
+        views = [scaled, scaled[:, ::-1]] if flip else [scaled]
+        if window is None:
+            predicted = (_whole(model, view, bucket) for view in views)
+        else:
+            predicted = _by_windows(model, views, window, batch_size)
+        for mirror, probabilities in zip((1, -1), predicted):
+            mean.add(_resize(probabilities[:, ::mirror], size))
+    if np.isnan(mean.value).any():
         raise ValueError(
-            f"`bucket` is for whole images: windows are of one size anyway. Received: "
-            f"window={tuple(window)} and bucket={bucket}."
+            "The model's logits are NaN or infinite. Were its weights trained to NaN, or do they "
+            "overflow in float16?"
         )
+    return mean.value
 
 
 class _Mean:
@@ -151,7 +200,7 @@ def _by_windows(model, views, window, batch_size):
         for top in _starts(views[0].shape[0], window[0])
         for left in _starts(views[0].shape[1], window[1])
     ]
-    batch_size = batch_size or (1 if runs_on_cpu() else 8)
+    batch_size = batch_size or (1 if compiles_each_shape() and runs_on_cpu() else 4)
     pieces = [view[place] for view in views for place in places]
     predicted = _in_batches(model, pieces, batch_size)
     for view in views:
@@ -165,12 +214,14 @@ def _by_windows(model, views, window, batch_size):
 
 
 def _in_batches(model, images, batch_size):
-    """Yields the probabilities of each image; the last batch is filled up, so that all are of one
-    shape."""
+    """Yields the probabilities of each image. Where every shape is compiled, the last batch is
+    filled up."""
     for start in range(0, len(images), batch_size):
-        batch = images[start : start + batch_size]
-        filled = batch + [batch[-1]] * (batch_size - len(batch))
-        yield from _forward(model, np.stack(filled))[: len(batch)]
+        batch = np.stack(images[start : start + batch_size])
+        count = len(batch)
+        if compiles_each_shape():
+            batch = np.pad(batch, [(0, batch_size - count), *[(0, 0)] * 3], mode="edge")
+        yield from _forward(model, batch)[:count]
 
 
 def _starts(size, window):
@@ -184,12 +235,19 @@ def _forward(model, images):
     shape = getattr(model, "input_shape", None)  # subclasses of `keras.Model` may have none
     fixed = shape[1:3] if isinstance(shape, tuple) and len(shape) == 4 else (None, None)
     if any(a not in (None, b) for a, b in zip(fixed, images.shape[1:3])):
+        window = tuple(a or b for a, b in zip(fixed, images.shape[1:3]))
         raise ValueError(
-            f"The model takes images of {fixed[0]} x {fixed[1]} pixels (height x width) alone. "
-            f"Pass window={fixed}. Received: {images.shape[1]} x {images.shape[2]}."
+            f"The model takes images of {window[0]} x {window[1]} pixels (height x width) alone. "
+            f"Pass window={window}. Received: {images.shape[1]} x {images.shape[2]}."
         )
-    logits = model.predict_on_batch(images)
-    logits = logits["logits"] if isinstance(logits, dict) else logits
+    outputs = model.predict_on_batch(images)
+    logits = outputs.get("logits") if isinstance(outputs, dict) else outputs
+    if getattr(logits, "shape", ())[:-1] != images.shape[:-1]:
+        found = tree.map_structure(lambda x: tuple(getattr(x, "shape", ())), outputs)
+        raise ValueError(
+            "The model must give logits of the image's size, (batch, height, width, classes), or "
+            f'a dict with such "logits". Received: shape {found} for {images.shape}.'
+        )
     logits = ops.convert_to_numpy(logits).astype("float32")
     with np.errstate(invalid="ignore"):  # infinite logits become NaN, an error later
         powers = np.exp(logits - logits.max(axis=-1, keepdims=True))

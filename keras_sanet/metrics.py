@@ -27,9 +27,14 @@ def iou_per_class(confusion):
     return iou(ops.diagonal(confusion), ops.sum(confusion, axis=1), ops.sum(confusion, axis=0))
 
 
+def accuracy(hits, truth):
+    """TP / (TP + FN) of the pixels of a class that are right and true; NaN where none is true."""
+    return hits / truth
+
+
 def accuracy_per_class(confusion):
-    """TP / (TP + FN), (classes,); NaN for a class that is not in the truth."""
-    return ops.diagonal(confusion) / ops.sum(confusion, axis=1)
+    """The accuracy of each class, (classes,)."""
+    return accuracy(ops.diagonal(confusion), ops.sum(confusion, axis=1))
 
 
 def pixel_accuracy(confusion):

@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -13,6 +14,7 @@ from keras_sanet.visualization import colour_mask, errors
 
 _SHOWN = 4  # images of each end
 _WIDTH = 480  # pixels of a picture
+_WRITTEN = 40  # most classes whose shares are written into the cells of the confusion matrix
 _STYLE = """
 body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 76em; padding: 0 1em;
   color: #222 }
@@ -35,13 +37,19 @@ figcaption, .note { color: #555; font-size: 13px }
 """
 
 
-def write(path, evaluation, model, dataset, split):
+def write(path, evaluation, model, dataset, split, batch_size=None):
     """Writes the report; the images with the best and the worst mean IoU are predicted once more.
 
     Args: path, of the HTML file, which needs no other; evaluation, of `evaluation.evaluate`;
-        model, dataset, split, as there.
+        model, dataset, split, batch_size, as there.
+    Raises: ValueError where the evaluation is of other images.
     """
     samples = dataset.samples(split)
+    if [sample.image.stem for sample in samples] != evaluation.images:
+        raise ValueError(
+            f"The evaluation is of {evaluation.source}, whose images are not those of the split "
+            f"{split!r} of {dataset.name!r}."
+        )
     scores = evaluation.iou_per_image
     order = [index for index in np.argsort(scores) if not np.isnan(scores[index])]
     worst = order[: min(_SHOWN, len(order) // 2)]
@@ -51,7 +59,7 @@ def write(path, evaluation, model, dataset, split):
         rows = []
         for index in indexes:
             image, truth = dataset.read(samples[index])
-            mask = predict_mask(model, image, **evaluation.mode)
+            mask = predict_mask(model, image, batch_size=batch_size, **evaluation.mode)
             name = f"{evaluation.images[index]}: mean IoU {100 * scores[index]:.2f} %"
             rows.append(_pictures(name, image, truth, mask, dataset.palette))
         sections.append(f"<h2>{title}</h2>" + "".join(rows))
@@ -62,7 +70,7 @@ def write(path, evaluation, model, dataset, split):
         + "\n".join(sections)
         + "</body></html>\n"
     )
-    path.write_text(page, "utf-8")
+    Path(path).write_text(page, "utf-8", "backslashreplace")
 
 
 def _figures(evaluation):
@@ -125,13 +133,14 @@ def _confusion(evaluation):
     for true, row, pixels in zip(names, shares, truth[:, 0]):
         cells = []
         for predicted, share in zip(names, row):
-            text = f"{100 * share:.0f}" if share >= 0.005 and len(names) <= 40 else ""
+            if not pixels or share < 0.0005:
+                cells.append("<td></td>")
+                continue
+            text = f"{100 * share:.0f}" if share >= 0.005 and len(names) <= _WRITTEN else ""
             ink = "white" if share > 0.6 else "#222"
             cells.append(
                 f'<td title="{true}, taken for {predicted}: {100 * share:.2f} %" style="background:'
                 f' rgba(20, 70, 140, {share:.3f}); color: {ink}">{text}</td>'
-                if pixels
-                else "<td></td>"
             )
         rows.append(f"<tr><th>{true}</th>{''.join(cells)}</tr>")
     head = "".join(f"<th>{name}</th>" for name in names)

@@ -47,7 +47,7 @@ def colour_mask(mask, palette):
     Args: mask, integer (height, width); palette, (red, green, blue) by class id.
     Returns: uint8 (height, width, 3).
     """
-    table = np.zeros((VOID + 1, 3), "uint8")
+    table = np.zeros((max(len(palette), VOID + 1), 3), "uint8")
     table[: len(palette)] = palette
     return table[np.asarray(mask)]
 

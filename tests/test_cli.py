@@ -377,6 +377,16 @@ def test_predict_writes_the_34_ids_of_cityscapes(tmp_path):
     assert (np.unique(mask).tolist(), mask.dtype) == ([26], "uint8")
 
 
+def test_wrong_options_are_told_before_anything_is_done(model, data, tmp_path):
+    code, _, error = call(
+        *("predict", model, data / "images/val", "--output", tmp_path / "out"),
+        *("--window", 1, 2, 3),
+    )
+    assert code == 1
+    assert "error: `window` must be (height, width)" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_ids_of_cityscapes_need_19_classes(model, data, tmp_path):
     image = data / "images/val/val0.png"
     code, _, error = call(

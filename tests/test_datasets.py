@@ -8,7 +8,7 @@ from PIL import Image
 
 from keras_sanet import datasets
 from keras_sanet.datasets import Sample, scenes
-from keras_sanet.datasets.files import find_images, read_image
+from keras_sanet.datasets.files import find_images, frames, read_image
 
 CAMVID = Path(__file__).parents[2] / "shared/data/camvid"
 SIZE = (48, 64)  # of drawn scenes
@@ -465,3 +465,30 @@ def test_camvid_masks_turn_11_into_void():
     ids, mask = np.array(Image.open(sample.mask)), dataset.read(sample)[1]
     assert (ids == 11).any()
     np.testing.assert_array_equal(mask, np.where(ids == 11, 255, ids))
+
+
+def test_find_images_leaves_out_folders_and_hidden_files(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "._a.png").write_bytes(b"a file system's own")
+    Image.fromarray(np.zeros((2, 2, 3), "uint8")).save(tmp_path / "a.png")
+    assert [path.name for path in find_images(tmp_path)] == ["a.png"]
+
+
+def test_find_images_sorts_by_number(tmp_path):
+    for name in ("b10.png", "b9.png", "a11.png"):
+        Image.fromarray(np.zeros((2, 2, 3), "uint8")).save(tmp_path / name)
+    assert [path.stem for path in find_images(tmp_path)] == ["a11", "b9", "b10"]
+
+
+def test_a_cameras_jpeg_with_previews_is_one_picture(tmp_path):
+    page = Image.fromarray(np.zeros((4, 4, 3), "uint8"))
+    page.save(tmp_path / "photo.jpg", "MPO", save_all=True, append_images=[page])
+    assert frames(tmp_path / "photo.jpg") == [tmp_path / "photo.jpg"]
+
+
+def test_the_pages_of_a_tiff_are_pictures_of_their_own(tmp_path):
+    pages = [Image.fromarray(np.full((2, 3, 3), level, "uint8")) for level in (10, 20)]
+    pages[0].save(tmp_path / "scan.tif", save_all=True, append_images=pages[1:])
+    found = frames(tmp_path / "scan.tif")
+    assert [page.stem for page in found] == ["scan_0", "scan_1"]
+    assert [int(read_image(page)[0, 0, 0]) for page in found] == [10, 20]

@@ -1,6 +1,8 @@
 """The HTML report of an evaluation."""
 
+import base64
 import html.parser
+import io
 import shutil
 import subprocess
 
@@ -10,7 +12,7 @@ import pytest
 from PIL import Image
 
 from keras_sanet import datasets, report
-from keras_sanet.evaluation import evaluate
+from keras_sanet.evaluation import Evaluation, evaluate, load
 
 COLOURS = [(200, 30, 10), (20, 100, 240), (10, 140, 60)]
 NAMES = ["road & rail", "sky <blue>", "tree"]
@@ -36,8 +38,9 @@ def page(tmp_path_factory):
     inputs = keras.Input((None, None, 3))
     model = keras.Model(inputs, keras.layers.Conv2D(3, 1, use_bias=False, name="logits")(inputs))
     model.set_weights([np.eye(3, dtype="float32")[None, None] / 255])
+    evaluate(model, dataset, "val", root / "run")
     path = root / "report.html"
-    report.write(path, evaluate(model, dataset, "val"), model, dataset, "val")
+    report.write(str(path), load(root / "run"), model, dataset, "val")
     return path
 
 
@@ -85,6 +88,28 @@ def test_the_best_and_the_worst_images_are_shown_in_order(parsed):
 
 def test_each_image_is_shown_with_truth_prediction_and_errors(parsed):
     assert len(parsed.sources) == 8 * 4
+    pictures = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(source.partition(",")[2]))))
+        for source in parsed.sources[4:8]  # of image 1, in which the first pixel is wrong
+    ]
+    image, truth, prediction, wrong = (picture.astype(int) for picture in pictures)
+    ids = image.argmax(axis=-1)
+    np.testing.assert_array_equal(prediction, np.array(COLOURS)[ids])
+    assert np.argwhere((truth != prediction).any(axis=-1)).tolist() == [[0, 0]]
+    assert np.argwhere((wrong == (255, 0, 0)).all(axis=-1)).tolist() == [[0, 0]]
+
+
+def test_an_evaluation_of_other_images_is_refused(tmp_path):
+    class Data:
+        name = "data"
+
+        def samples(self, split):
+            return []
+
+    other = Evaluation(["a"], [(0, 0, 0)], "other, val")
+    other.add("i", np.array([[1]]))
+    with pytest.raises(ValueError, match="is of other, val, whose images are not those of"):
+        report.write(tmp_path / "r.html", other, None, Data(), "val")
 
 
 def test_the_report_needs_no_other_file(page, parsed):

@@ -185,7 +185,11 @@ def find_images(folder):
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {folder}.")
-    found = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    found = [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and path.name[0] != "."
+    ]
     if not found:
         raise FileNotFoundError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
     return sorted(found, key=by_number)
@@ -203,7 +207,8 @@ def frames(path):
         )
     try:
         with Image.open(path) as image:
-            count = getattr(image, "n_frames", 1)
+            # The other pictures of a camera's JPEG ("MPO") are previews of the first.
+            count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     except (OSError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} can't be read as an image: {error}.") from error
     digits = len(str(count))
