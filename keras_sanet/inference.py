@@ -101,7 +101,7 @@ def complete(**mode):
     mode = {**defaults, **mode}
     scales, window = mode["scales"], mode["window"]
     try:
-        mode["scales"] = tuple(float(scale) for scale in np.atleast_1d(list(_listed(scales))))
+        mode["scales"] = tuple(float(scale) for scale in _listed(scales))
     except (TypeError, ValueError):
         mode["scales"] = ()
     if not mode["scales"] or not all(0 < scale < np.inf for scale in mode["scales"]):
@@ -110,7 +110,7 @@ def complete(**mode):
     if window is not None:
         sides = tuple(_listed(window))
         mode["window"] = tuple(map(_positive, sides * 2 if len(sides) == 1 else sides))
-        if len(sides) > 2 or None in mode["window"]:
+        if len(mode["window"]) != 2 or None in mode["window"]:
             raise ValueError(
                 "`window` must be (height, width) or one number for both, integers of at least 1 "
                 f"pixel. Received: window={window!r}."
@@ -250,8 +250,10 @@ def _forward(model, images):
         )
     logits = ops.convert_to_numpy(logits).astype("float32")
     with np.errstate(invalid="ignore"):  # infinite logits become NaN, an error later
-        powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+        powers = logits - logits.max(axis=-1, keepdims=True)
+    np.exp(powers, out=powers)
+    powers /= powers.sum(axis=-1, keepdims=True)
+    return powers
 
 
 def _resize(array, size):

@@ -438,6 +438,7 @@ def test_a_folder_is_predicted_in_order_of_the_numbers(pixelwise, rng, tmp_path)
         ({"bucket": 8.0}, "`bucket` must be an integer of at least 1. Received: 8.0"),
         ({"window": 4, "batch_size": 0}, "`batch_size` must be an integer of at least 1"),
         ({"window": "44"}, "`window` must be"),
+        ({"window": ()}, "`window` must be"),
         ({"window": (4.0, 4.0)}, "`window` must be"),
         ({"window": (4, None)}, "`window` must be"),
         ({"scales": (1.0, float("nan"))}, "`scales` must be numbers above 0"),
