@@ -74,18 +74,19 @@ def write(path, evaluation, model, dataset, split, batch_size=None):
 
 
 def _figures(evaluation):
-    rows = []
-    for name, words in FIGURES.items():
-        low, high = evaluation.interval(name)
-        rows.append((words, _percent(getattr(evaluation, name)), _range(low, high)))
-    others = evaluation.as_dict()
+    figures = evaluation.as_dict()
+    intervals = {
+        name: f"{_percent(low)} to {_percent(high)}"
+        for name, (low, high) in figures["intervals_95"].items()
+    }
+    rows = [(words, _percent(figures[name]), intervals[name]) for name, words in FIGURES.items()]
     for name, words in (
         ("mean_category_iou", "mean category IoU"),
         ("mean_instance_iou", "mean class iIoU"),
         ("mean_category_instance_iou", "mean category iIoU"),
     ):
-        if name in others:
-            rows.append((words, _percent(others[name]), ""))
+        if name in figures:
+            rows.append((words, _percent(figures[name]), ""))
     cells = "".join(
         f'<tr><th>{words}</th><td class="number">{value}</td><td class="note">{extent}</td></tr>'
         for words, value, extent in rows
@@ -177,7 +178,3 @@ def _encoded(picture):
 
 def _percent(value):
     return "–" if value is None or np.isnan(value) else f"{100 * value:.2f}"
-
-
-def _range(low, high):
-    return f"{_percent(low)} to {_percent(high)}"

@@ -198,7 +198,7 @@ def find_images(folder):
 def frames(path):
     """The pictures of an image file: its path, or a `Frame` for each of an animated or paged one.
 
-    Raises: FileNotFoundError, or ValueError for a file that Pillow can't read.
+    Raises: ValueError for a video, and for a file that is not there or that Pillow can't read.
     """
     if path.suffix.lower() in _VIDEO_SUFFIXES:
         raise ValueError(
