@@ -25,6 +25,7 @@ from keras_sanet import (
     models,
     pipeline,
     report,
+    saving,
     training,
     visualization,
 )
@@ -228,9 +229,10 @@ def predict(options):
             raise ValueError(f"{source}: {error}") from error
         mask = inference.mask_of(probabilities)
         for kind in options.write:
-            path = output / f"{source.stem}_{kind}{'.npz' if kind == 'probabilities' else '.png'}"
+            name = f"{source.stem}_{kind}"
             if kind == "probabilities":
-                np.savez(path, probabilities=probabilities, class_names=names or [])
+                with saving.replacing(output / f"{name}.npz") as path:
+                    np.savez(path, probabilities=probabilities, class_names=names or [])
                 continue
             if kind == "mask":
                 ids = datasets.cityscapes.label_ids(mask) if options.ids == "cityscapes" else mask
@@ -238,7 +240,8 @@ def predict(options):
                 ids = visualization.colour_mask(mask, palette)
             else:
                 ids = visualization.overlay(image, mask, palette)
-            Image.fromarray(ids).save(path)
+            with saving.replacing(output / f"{name}.png") as path:
+                Image.fromarray(ids).save(path)
     print(f"{', '.join(options.write)} of {len(images)} images are in {output.resolve()}.")
 
 
@@ -285,7 +288,8 @@ def inspect(options):
         weights = inspection.class_weights(options.class_weights)
         print(f"class_weights=[{', '.join(f'{weight:.4g}' for weight in weights)}]")
     if options.sheet:
-        inspection.sheet().save(options.sheet)
+        with saving.replacing(options.sheet) as path:
+            inspection.sheet().save(path)
         print(f"Overlays:  {Path(options.sheet).resolve()}")
     return 1 if inspection.problems else 0
 
@@ -329,7 +333,8 @@ def _build_model(options, num_classes, **kwargs):
 def _finish(model, dataset, output, scales, split="val"):
     """Saves the best model, prints its figures and draws a few results."""
     path = output / "model.keras"
-    model.save(path)
+    with saving.replacing(path) as written:
+        model.save(written)
     for phase in training.PHASES:  # the best is saved: what resuming needed can go
         shutil.rmtree(output / f"{phase}_state", ignore_errors=True)
         (output / f"{phase}.keras").unlink(missing_ok=True)
@@ -351,7 +356,8 @@ def _finish(model, dataset, output, scales, split="val"):
     rows = [row for row in rows if row[0].shape == size]
     titles = ("image", "truth", "prediction")
     page = visualization.sheet(rows, dataset.class_names, dataset.palette, titles)
-    page.save(output / "overlays.png")
+    with saving.replacing(output / "overlays.png") as written:
+        page.save(written)
     result.save(output)
     print(f"Model:     {path.resolve()}")
     print(f"Pictures:  {(output / 'overlays.png').resolve()}")
@@ -412,9 +418,7 @@ def _machine():
 
 
 def _load_model(path):
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"There is no model file {path}.")
-    model = keras.saving.load_model(path, compile=False)
+    model = saving.load_model(path)
     if isinstance(model.output, dict):
         model = keras.Model(model.input, model.output["logits"])
     return model
@@ -448,7 +452,8 @@ def _write_config(options, output):
             "backend": keras.backend.backend(),
         },
     }
-    (output / "config.json").write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    with saving.replacing(output / "config.json") as path:
+        path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
 
 def _parser():

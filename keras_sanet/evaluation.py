@@ -21,6 +21,7 @@ from rich.text import Text
 
 from keras_sanet import metrics
 from keras_sanet.inference import complete, mask_of, predict_probabilities
+from keras_sanet.saving import replacing
 
 # Name of a figure -> what it is in words.
 FIGURES = {
@@ -148,10 +149,15 @@ class Evaluation:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.as_dict(), indent=1)
-        (folder / "evaluation.json").write_text(f"{text}\n", "utf-8")
-        (folder / "evaluation.txt").write_text(f"{self}\n", "utf-8", "backslashreplace")
-        with open(folder / "classes.csv", "w", newline="", encoding="utf-8") as file:
-            rows = self._rows()
+        with replacing(folder / "evaluation.json") as path:
+            path.write_text(f"{text}\n", "utf-8")
+        with replacing(folder / "evaluation.txt") as path:
+            path.write_text(f"{self}\n", "utf-8", "backslashreplace")
+        rows = self._rows()
+        with (
+            replacing(folder / "classes.csv") as path,
+            open(path, "w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(_without_nan(rows))

@@ -3,13 +3,13 @@
 import base64
 import html
 import io
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from keras_sanet.evaluation import FIGURES
 from keras_sanet.inference import predict_mask
+from keras_sanet.saving import replacing
 from keras_sanet.visualization import colour_mask, errors
 
 _SHOWN = 4  # images of each end
@@ -70,7 +70,8 @@ def write(path, evaluation, model, dataset, split, batch_size=None):
         + "\n".join(sections)
         + "</body></html>\n"
     )
-    Path(path).write_text(page, "utf-8", "backslashreplace")
+    with replacing(path) as file:
+        file.write_text(page, "utf-8", "backslashreplace")
 
 
 def _figures(evaluation):

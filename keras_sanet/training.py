@@ -8,6 +8,7 @@ import keras
 
 from keras_sanet.losses import LovaszSoftmax, SegmentationLoss
 from keras_sanet.metrics import CrossEntropy, MeanIoU, PixelAccuracy
+from keras_sanet.saving import replacing
 from keras_sanet.schedules import poly_decay
 
 # Phase -> the validation figure that chooses its checkpoint, and what is better.
@@ -85,7 +86,7 @@ def callbacks(folder, phase="cross_entropy", train=None):
     monitor, mode = PHASES[phase]
     log = folder / f"{phase}.csv"
     kept = [
-        keras.callbacks.ModelCheckpoint(
+        _WholeCheckpoint(
             folder / f"{phase}.keras",
             monitor=monitor,
             mode=mode,
@@ -106,6 +107,19 @@ def callbacks(folder, phase="cross_entropy", train=None):
             )
         )
     return kept
+
+
+class _WholeCheckpoint(keras.callbacks.ModelCheckpoint):
+    """Whose file is the old one or the new one whenever the run is killed."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        path = self.filepath
+        try:
+            with replacing(path) as written:
+                self.filepath = str(written)
+                super().on_epoch_end(epoch, logs)
+        finally:
+            self.filepath = path
 
 
 def fit(

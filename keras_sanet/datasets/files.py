@@ -6,6 +6,7 @@ and 16-bit files are read as the ids they hold, colour ones are refused. Pixels 
 are stored (an EXIF rotation is not applied, to images and masks alike).
 """
 
+import contextlib
 import dataclasses
 import re
 from collections.abc import Callable
@@ -19,6 +20,7 @@ LARGEST_ID = 65535  # of a mask file
 _IMAGE_MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "PA", "CMYK", "YCbCr")
 _MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
 _VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+_TRUST = "For images that you trust, raise `PIL.Image.MAX_IMAGE_PIXELS`."
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -205,12 +207,10 @@ def frames(path):
             f"{path} is a video, which is not decoded here. Make frames of it, for example with "
             f"ffmpeg -i {path.name} frames/%06d.png."
         )
-    try:
-        with Image.open(path) as image:
-            # The other pictures of a camera's JPEG ("MPO") are previews of the first.
-            count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} can't be read as an image: {error}.") from error
+    with _named(path), Image.open(path) as image:
+        _check_pixels(path, image)
+        # The other pictures of a camera's JPEG ("MPO") are previews of the first.
+        count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     digits = len(str(count))
     numbered = [_Page(path, f"{path.stem}_{i:0{digits}}", i) for i in range(count)]
     return [path] if count == 1 else numbered
@@ -265,28 +265,43 @@ def _check_mask(path, image):
 
 def _header(path, check):
     """(width, height) of a file whose kind passes `check`."""
-    try:
-        with path.header() if isinstance(path, Frame) else Image.open(path) as image:
-            check(path, image)
-            return image.size
-    except FileNotFoundError:
-        raise FileNotFoundError(f"There is no file {path}.") from None
-    except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} can't be read as an image: {error}.") from error
+    with _named(path), path.header() if isinstance(path, Frame) else Image.open(path) as image:
+        check(path, image)
+        return image.size
 
 
 def _open(path, check):
-    """The decoded Pillow image of a file whose kind passes `check`."""
+    """The decoded Pillow image of a file whose kind and size pass."""
+    with _named(path), path.open() if isinstance(path, Frame) else Image.open(path) as image:
+        check(path, image)
+        _check_pixels(path, image)
+        image.load()
+        return image
+
+
+@contextlib.contextmanager
+def _named(path):
+    """Makes Pillow's errors, of broken and of very large files, ones that name the file."""
     try:
-        with path.open() if isinstance(path, Frame) else Image.open(path) as image:
-            check(path, image)
-            image.load()
-            return image
+        yield
     except FileNotFoundError:
         raise FileNotFoundError(f"There is no file {path}.") from None
-    # Pillow's errors of broken and of very large files
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large to be decoded: {error} {_TRUST}") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, ValueError) and str(getattr(path, "file", path)) in str(error):
+            raise  # one of ours; Pillow's is of a PNG's text that swells
         raise ValueError(f"{path} can't be read as an image: {error}.") from error
+
+
+def _check_pixels(path, image):
+    """Pillow itself refuses twice its limit, and only warns above it."""
+    limit, (width, height) = Image.MAX_IMAGE_PIXELS, image.size
+    if limit is not None and width * height > limit:
+        raise ValueError(
+            f"{path} is too large to be decoded: {width} x {height} pixels, more than {limit}. "
+            f"{_TRUST}"
+        )
 
 
 def sizes_differ(sample, image_size, mask_size):

@@ -10,7 +10,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Weights and results are those of the stock layer, which takes several passes over the map and
     keeps copies of it for the gradient on TensorFlow and PyTorch. (XLA fuses it on JAX.) The
-    running variance is the biased one, as in Keras.
+    running variance is the biased one, as in Keras. `synchronized` is no part of the saved config:
+    it is of a run on TensorFlow (`distribution.synchronize_batch_norm`).
 
     Args: those of `keras.layers.BatchNormalization`; momentum 0.9 (PyTorch's 0.1) and epsilon 1e-5.
     Call arguments: inputs, (batch, height, width, channels).
@@ -46,6 +47,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 value = ops.stop_gradient(value)
                 moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
         return outputs
+
+    def get_config(self):
+        config = super().get_config()
+        del config["synchronized"]  # other backends' constructors refuse it
+        return config
 
 
 def _tensorflow(x, gamma, beta, mean, variance, epsilon, batch_statistics):
