@@ -21,6 +21,7 @@ from keras_sanet import (
     losses,
     metrics,
     pipeline,
+    presets,
     report,
     saving,
     schedules,
@@ -29,6 +30,7 @@ from keras_sanet import (
     weights,
 )
 from keras_sanet.models import FCN, PSPNet, SANet
+from keras_sanet.presets import from_preset, list_presets, save_preset
 from keras_sanet.version import __version__
 
 __all__ = [
@@ -40,12 +42,16 @@ __all__ = [
     "datasets",
     "distribution",
     "evaluation",
+    "from_preset",
     "inference",
     "layers",
+    "list_presets",
     "losses",
     "metrics",
     "pipeline",
+    "presets",
     "report",
+    "save_preset",
     "saving",
     "schedules",
     "training",

@@ -15,6 +15,8 @@ He et al., 2016 (ResNet); Xie et al., 2017 (ResNeXt). Layers are named and shape
 Strides are those of `output_stride=8`, the paper's.
 """
 
+import re
+
 import keras
 from keras import layers
 
@@ -124,6 +126,34 @@ def build(variant, input_shape=(None, None, 3), output_stride=8, name=None):
             )
         taps[f"s{stage}"] = x
     return keras.Model(image, taps, name=name or variant)
+
+
+def describe(model):
+    """The arguments of `build` that made a backbone.
+
+    Args: model, a backbone of this module, loaded from a file or not.
+    Returns: dict of variant, input_shape and output_stride.
+    Raises: ValueError where `build` did not make it.
+    """
+    layers = {layer.name: layer for layer in getattr(model, "layers", ())}
+    last = layers.get("layer4_0_conv2")
+    blocks = tuple(
+        sum(re.fullmatch(rf"layer{stage}_\d+", name) is not None for name in layers)
+        for stage in (1, 2, 3, 4)
+    )
+    block = "bottleneck" if "layer1_0_conv3" in layers else "basic"
+    for variant, (kind, counts, groups, _, stem) in _VARIANTS.items():
+        if (kind, counts) != (block, blocks) or last is None:
+            continue
+        if (groups, stem) == (last.groups, layers["conv1"].filters):
+            return {
+                "variant": variant,
+                "input_shape": list(model.input_shape[1:]),
+                "output_stride": 32 // last.dilation_rate[0],
+            }
+    raise ValueError(
+        f"The backbone {model.name!r} is none of {', '.join(_VARIANTS)} of `keras_sanet.backbones`."
+    )
 
 
 def _basic_block(x, planes, stride, dilation, width, groups, name):

@@ -1,5 +1,5 @@
-"""The command line, `keras-sanet`: demo, train, evaluate, compare, predict, benchmark,
-inspect, datasets."""
+"""The command line, `keras-sanet`: demo, train, evaluate, compare, predict, benchmark, inspect,
+save-preset, datasets, presets."""
 
 import argparse
 import ast
@@ -24,6 +24,7 @@ from keras_sanet import (
     inference,
     models,
     pipeline,
+    presets,
     report,
     saving,
     training,
@@ -34,6 +35,11 @@ from keras_sanet.datasets.files import by_number, find_images, frames, open_imag
 from keras_sanet.inspection import Inspection
 from keras_sanet.version import __version__
 
+# Arguments of `train` that a preset keeps as its recipe.
+_RECIPE = (
+    "dataset", "preset", "weights", "crop", "scale_range", "image_scale", "batch_size", "epochs",
+    "lovasz_epochs", "learning_rate", "precision", "seed",
+)  # fmt: skip
 _MODELS = {"sanet": models.SANet, "pspnet": models.PSPNet, "fcn": models.FCN}
 
 
@@ -126,20 +132,22 @@ def train(options):
         training=False,
         image_scale=options.image_scale,
     )
-    model = _build_model(
-        options,
-        dataset.num_classes,
-        backbone_weights=options.weights,
-        class_names=dataset.class_names,
-        palette=dataset.palette,
-    )
+    classes = {"class_names": dataset.class_names, "palette": dataset.palette}
+    if options.preset:
+        if options.weights:
+            raise ValueError("Give --preset, a model, or --weights of a backbone: not both.")
+        model = presets.from_preset(options.preset, dataset.num_classes, **classes)
+    else:
+        model = _build_model(
+            options, dataset.num_classes, backbone_weights=options.weights, **classes
+        )
     if options.resume:
         output = Path(options.output)
     else:
         output = _new_folder(options.output or f"runs/{options.dataset}-{options.model}")
         _write_config(options, output)
     print(
-        f"{options.model} with {model.count_params():,} parameters on {dataset.name}: "
+        f"{model.name} with {model.count_params():,} parameters on {dataset.name}: "
         f"{len(dataset.samples('train'))} training and {len(dataset.samples(options.val_split))} "
         f"validation images; {len(train)} steps of {options.batch_size} an epoch, "
         f"{options.epochs} + {options.lovasz_epochs} epochs, learning rate "
@@ -306,6 +314,34 @@ def list_datasets(options):
     print("folder: your own images, masks and classes.txt.\nscenes: drawn by the package.")
 
 
+def list_presets(options):
+    """Lists the presets of the package: models by name, with their figures."""
+    for name, what in presets.list_presets().items():
+        print(f"{name:27} {what}")
+
+
+def save_preset(options):
+    """Writes the model of a training run as a preset, a folder to share and to load by its path."""
+    run = Path(options.run)
+    for name in ("model.keras", "config.json", "evaluation.json"):
+        if not (run / name).is_file():
+            raise FileNotFoundError(f"{run} is no finished training run: it holds no {name}.")
+    config = json.loads((run / "config.json").read_text("utf-8"))
+    recipe = {name: config["arguments"].get(name) for name in _RECIPE}
+    if recipe["weights"]:
+        recipe["weights"] = Path(recipe["weights"]).name
+    presets.save_preset(
+        _load_model(run / "model.keras"),
+        options.output,
+        figures=json.loads((run / "evaluation.json").read_text("utf-8")),
+        recipe={**recipe, "versions": config["versions"]},
+        crop=config["arguments"]["crop"],
+        licence=options.licence,
+        dtype=options.dtype,
+    )
+    print(f"Preset:    {Path(options.output).resolve()}")
+
+
 def _load_dataset(options):
     settings = {}
     for setting in options.data_options:
@@ -417,8 +453,8 @@ def _machine():
     return f"Keras {keras.__version__} on {backend}, {', '.join(devices)}, {os.cpu_count()} cores"
 
 
-def _load_model(path):
-    model = saving.load_model(path)
+def _load_model(preset):
+    model = presets.from_preset(preset)
     if isinstance(model.output, dict):
         model = keras.Model(model.input, model.output["logits"])
     return model
@@ -440,9 +476,9 @@ def _write_config(options, output):
     arguments = {
         k: v for k, v in vars(options).items() if k not in ("command", "resume", "verbose")
     }
-    for name in ("data", "cache", "weights"):
+    for name in ("data", "cache", "weights", "preset"):
         is_name = name == "data" and options.dataset == "tfds"
-        if arguments[name] is not None and not is_name:
+        if arguments[name] is not None and not is_name and Path(arguments[name]).exists():
             arguments[name] = str(Path(arguments[name]).resolve())
     config = {
         "arguments": arguments,
@@ -486,6 +522,7 @@ def _parser():
     sub.add_argument("--output", help="folder of the run, new or empty [runs/DATASET-MODEL]")
     sub.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     _add_model(sub)
+    sub.add_argument("--preset", help="start from this preset or saved model, whatever its classes")
     sub.add_argument("--weights", help="torchvision or timm checkpoint of the backbone")
     size = {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
     sub.add_argument("--crop", **size, default=(473, 473), help="training crop, in pixels")
@@ -515,7 +552,7 @@ def _parser():
     )
 
     sub = command(evaluate)
-    sub.add_argument("saved_model", metavar="MODEL.keras", help="a saved model")
+    sub.add_argument("saved_model", metavar="MODEL", help="a preset, or a saved model.keras")
     _add_data(sub, required=True)
     sub.add_argument("--split", default="val", help="split of the data set")
     sub.add_argument("--output", help="folder of the counts and the report, to be resumed too")
@@ -531,7 +568,7 @@ def _parser():
     sub.add_argument("second", metavar="FOLDER", help="of the other")
 
     sub = command(predict)
-    sub.add_argument("saved_model", metavar="MODEL.keras", help="a saved model")
+    sub.add_argument("saved_model", metavar="MODEL", help="a preset, or a saved model.keras")
     sub.add_argument("images", nargs="+", metavar="IMAGE", help="files, folders or patterns")
     sub.add_argument("--output", default="predictions", help="folder of the results")
     sub.add_argument(
@@ -564,6 +601,13 @@ def _parser():
         "--class-weights", metavar="SPLIT", help="print median-frequency weights of this split"
     )
     command(list_datasets, "datasets")
+    command(list_presets, "presets")
+
+    sub = command(save_preset, "save-preset")
+    sub.add_argument("run", metavar="RUN", help="folder of a finished `train`")
+    sub.add_argument("output", metavar="FOLDER", help="of the preset")
+    sub.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="in file")
+    sub.add_argument("--licence", help="of the weights, for the model card")
     return parser
 
 

@@ -148,6 +148,54 @@ def FCN(
     return keras.Model(image, outputs, name=name)
 
 
+def describe(model):
+    """The function of this module and the arguments that make a model, read from its layers.
+
+    Args: model, made here with a backbone of `keras_sanet.backbones`, loaded from a file or not.
+    Returns: the name of the function, and the dict of its arguments in plain Python, of which
+        "backbone" is the dict of arguments of `backbones.build`.
+    Raises: ValueError where another function, or another backbone, made it.
+    """
+    found = {layer.name: layer for layer in model.layers}
+    if not {"backbone", "dropout", "classifier", "logits"} <= found.keys():
+        raise ValueError(
+            f"The model {model.name!r} is no SANet, PSPNet or FCN of keras_sanet: it lacks one of "
+            "their layers backbone, dropout, classifier and logits."
+        )
+    arguments = {
+        "num_classes": found["classifier"].filters,
+        "backbone": backbones.describe(found["backbone"]),
+        "input_shape": list(model.input_shape[1:]),
+        "dropout": found["dropout"].rate,
+        "class_names": found["logits"].class_names,
+        "palette": found["logits"].palette,
+        "name": model.name,
+    }
+    if "pyramid_pooling" in found:
+        pyramid = found["pyramid_pooling"]
+        arguments["bins"] = list(pyramid.bins) if pyramid.bins else None
+        arguments["pyramid_filters"] = pyramid.filters
+        if "aggregator" not in found:
+            return "PSPNet", arguments
+        aggregator = found["aggregator"]
+        arguments["aggregator_filters"] = aggregator.filters
+        arguments["aggregator_dilation_rate"] = aggregator.dilation_rate
+        adapted = [tensor._keras_history.operation.name for tensor in aggregator.input]
+        arguments["taps"] = [name.removeprefix("adapter_") for name in adapted]
+        arguments["fusion"] = "concatenate" if "fusion" in found else "aggregated"
+        if "fusion_conv" in found:
+            arguments["fusion"] = "add"
+        return "SANet", arguments
+    arguments["filters"] = found["head"].filters
+    skips = [name for name in found if name.startswith("skip_")]
+    arguments["skip"] = skips[0].removeprefix("skip_") if skips else None
+    arguments["auxiliary"] = None
+    if "auxiliary_classifier" in found:
+        index = found["auxiliary_classifier"].input._keras_history.tensor_index
+        arguments["auxiliary"] = sorted(found["backbone"].output)[index]  # as Keras flattens a dict
+    return "FCN", arguments
+
+
 def _features(backbone, backbone_weights, input_shape):
     """The image, the dict of its taps, and the last of them."""
     if isinstance(backbone, str):

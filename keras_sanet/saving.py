@@ -20,7 +20,7 @@ _MEMBERS = ("config.json", "metadata.json", "model.weights.h5")
 _CONFIG_BYTES = 4 << 20  # SANet with the largest backbone has 0.4 MB
 _LARGEST = 1 << 20  # integer of a config: filters, units, sizes
 _ANY_SIZE = ("seed", "shared_object_id")
-_SLACK = 1024  # values of variables that no file need hold, such as a generator's state
+SLACK = 1024  # values of variables that no file need hold, such as a generator's state
 _TRUST = "A file that you trust: `keras.saving.load_model`."
 
 # What a config may name: of Keras, what networks on images are made of and what only computes.
@@ -74,7 +74,7 @@ def load_model(path):
         raise ValueError(f"{path} is damaged, or is no .keras file: {error}.") from error
     _check_config(path, config)
     try:
-        with at_most(count + _SLACK):
+        with at_most(count + SLACK):
             return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # whatever a crafted config makes layers raise
         raise ValueError(f"{path} can't be loaded: {error}") from error

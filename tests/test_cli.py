@@ -21,7 +21,7 @@ OPTIONS = {
     "demo": ("--output", "--epochs"),
     "train": (
         "--dataset", "--data", "--val-split", "--output", "--resume", "--model", "--backbone",
-        "--weights", "--aggregator-filters", "--crop", "--val-crop", "--batch-size",
+        "--preset", "--weights", "--aggregator-filters", "--crop", "--val-crop", "--batch-size",
         "--val-batch-size", "--epochs", "--lovasz-epochs", "--learning-rate", "--scale-range",
         "--image-scale", "--seed", "--precision", "--verbose",
     ),
@@ -30,6 +30,7 @@ OPTIONS = {
         "--window", "--bucket", "--batch-size",
     ),
     "compare": (),
+    "save-preset": ("--dtype", "--licence"),
     "predict": (
         "--output", "--write", "--ids", "--scales", "--flip", "--window", "--bucket",
         "--batch-size",
@@ -481,3 +482,62 @@ def test_a_module_of_the_package_is_a_command():
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == f"keras-sanet {__version__}"
+
+
+# Presets
+
+
+@pytest.fixture(scope="module")
+def preset(trained, tmp_path_factory):
+    """A preset of the trained run."""
+    folder = tmp_path_factory.mktemp("presets") / "dark_and_light"
+    code, out, error = call("save-preset", trained[0], folder, "--dtype", "float16")
+    assert (code, str(folder) in out) == (0, True), error
+    return folder
+
+
+def test_a_preset_of_a_run_holds_its_recipe_and_figures(preset, trained):
+    config = keras_sanet.presets.config(preset)
+    assert config["arguments"]["class_names"] == ["dark", "light"]
+    assert (config["crop"], config["recipe"]["learning_rate"]) == ([32, 32], 1e-3)
+    saved = json.loads((trained[0] / "evaluation.json").read_text())
+    assert config["figures"]["mean_iou"] == saved["mean_iou"]
+
+
+def test_commands_take_a_preset_for_a_model(preset, data, tmp_path):
+    code, out, error = call("predict", preset, data / "images/val/val0.png", "--output", tmp_path)
+    assert code == 0, error
+    assert Image.open(tmp_path / "val0_mask.png").size == SIZE[::-1]
+
+
+def test_train_starts_from_a_preset_with_the_classes_of_the_data(preset, data, tmp_path):
+    (tmp_path / "data").mkdir()
+    for part in ("images", "masks"):
+        (tmp_path / "data" / part).symlink_to(data / part)
+    (tmp_path / "data/classes.txt").write_text("dark\nlight\nglow\n", "utf-8")
+    run = tmp_path / "run"
+    code, _, error = train(
+        tmp_path / "data", "--preset", preset, "--output", run, "--learning-rate", 1e-12
+    )
+    assert code == 0, error
+    tuned = keras_sanet.from_preset(run / "model.keras")
+    assert tuned.get_layer("logits").class_names == ["dark", "light", "glow"]
+    models = keras_sanet.from_preset(preset), tuned
+    before, after = (model.get_layer("head").get_weights()[0] for model in models)
+    np.testing.assert_allclose(after, before, atol=1e-6)
+
+
+def test_train_refuses_a_preset_and_weights_of_a_backbone(data, preset, tmp_path):
+    code, _, error = train(data, "--preset", preset, "--weights", "x.pth", "--output", tmp_path)
+    assert (code, "not both" in error) == (1, True)
+
+
+def test_save_preset_names_what_a_folder_lacks(tmp_path):
+    code, _, error = call("save-preset", tmp_path, tmp_path / "x")
+    assert (code, "is no finished training run: it holds no model.keras" in error) == (1, True)
+
+
+def test_presets_are_listed():
+    code, out, _ = call("presets")
+    assert code == 0
+    assert "sanet_tiny_scenes" in out and "mean IoU 80.9 %" in out

@@ -1,0 +1,486 @@
+"""Presets: a model with its recipe and figures, by name, folder or address.
+
+A preset is a folder of three files:
+
+- `config.json`: which function of `models` builds it with which arguments (class names and colours
+  among them), the SHA-256 of the weights, crop, recipe, figures with the protocol that gave them,
+  versions of the packages;
+- `model.weights.h5`: the weights, float32 or float16;
+- `README.md`: the model card.
+
+The names of the table below are the paper's models, whose figures are the paper's: without weights
+until someone trains them. `sanet_tiny_scenes` is in the package.
+
+Loading a stranger's preset runs no code of theirs: a fixed table of functions, arguments checked
+against theirs, file names that are not the config's, and sizes checked before memory is taken
+(`saving.py`).
+"""
+
+import hashlib
+import importlib
+import inspect
+import json
+from pathlib import Path
+
+import h5py
+import keras
+
+from keras_sanet import backbones, datasets, models, saving
+from keras_sanet.version import __version__
+
+_BUILDERS = {"SANet": models.SANet, "PSPNet": models.PSPNet, "FCN": models.FCN}
+_CONFIG, _WEIGHTS, _CARD = "config.json", "model.weights.h5", "README.md"
+_FORMAT = 1
+_ASSETS = Path(__file__).parent / "assets"
+_BUILT_IN = {"sanet_tiny_scenes": "drawn street scenes, 8 classes; weights in the package"}
+
+#    name                        builder  backbone     data set  pixel accuracy, mean IoU, source
+_REFERENCES = {
+    "sanet_resnext50_nyuv2":      ("SANet", "resnext50", "nyuv2", 75.9, 50.7, "Table IV"),
+    "sanet_resnext50_sunrgbd":    ("SANet", "resnext50", "sunrgbd", 82.3, 51.5, "Table IV"),
+    "sanet_resnext50_ade20k":     ("SANet", "resnext50", "ade20k", 82.1, 44.8, "Table V"),
+    "sanet_resnext50_cityscapes": ("SANet", "resnext50", "cityscapes", None, 80.9, "Table VII"),
+    "pspnet_resnext50_nyuv2":     ("PSPNet", "resnext50", "nyuv2", 74.3, None, "Table III"),
+    "fcn_resnext50_nyuv2":        ("FCN", "resnext50", "nyuv2", 72.5, 40.2, "Tables I and III"),
+    "fcn_resnet50_nyuv2":         ("FCN", "resnet50", "nyuv2", 71.8, None, "Table III"),
+    "fcn_resnext50_sunrgbd":      ("FCN", "resnext50", "sunrgbd", None, 40.6, "Table I"),
+}  # fmt: skip
+_PAPER_CROP = [473, 473]  # section IV-B
+_PAPER_RECIPE = {  # section IV-C
+    "optimizer": "AdamW, weight decay 0.01",
+    "learning_rate": 1e-5,
+    "schedule": "poly, power 0.9, every step",
+    "batch_size": 8,
+    "augmentation": "horizontal flip, scale, contrast",
+    "phases": [
+        "cross-entropy, checkpoint at the least pixel-weighted validation cross-entropy",
+        "Lovász-softmax, checkpoint at the best validation mean IoU",
+    ],
+    "backbone_weights": "ImageNet",
+}
+
+_LARGEST_CONFIG = 2**20  # bytes
+_LARGEST_ARGUMENT = 2**16
+_MOST_VALUES = 2**28  # of a model that is built without its weights: 1 GiB
+
+
+def list_presets():
+    """Dict from the name of each preset of the package to what it is."""
+    known = dict(_BUILT_IN)
+    for name, (builder, backbone, dataset, accuracy, iou, source) in _REFERENCES.items():
+        figures = [f"pixel accuracy {accuracy} %"] if accuracy else []
+        figures += [f"mean IoU {iou} %"] if iou else []
+        known[name] = (
+            f"{builder} with {backbone} on {dataset}; no weights yet, the paper's {source}: "
+            f"{', '.join(figures)}"
+        )
+    return known
+
+
+def from_preset(preset, num_classes=None, load_weights=True, **changes):
+    """A model by name, folder or address.
+
+    Args:
+        preset: a name of `list_presets()`, a folder that `save_preset` wrote, a `.keras` file,
+            "hf://owner/name" (with "@revision" or without; needs huggingface_hub) or
+            "kaggle://owner/model/framework/variation" (needs kagglehub). What was downloaded once
+            is taken from the cache of those packages where there is no network.
+        num_classes: another number of classes: all weights are kept but the classifier's, and
+            `class_names` and `palette` too are to be given anew.
+        load_weights: False for random weights.
+        changes: other arguments of the builder, as `dropout=0.3`.
+
+    Returns: `keras.Model`, not compiled.
+
+    Raises: ValueError for an unknown name, for a preset without weights, for one that is damaged or
+        not safe to load, and for changes that its weights do not fit; FileNotFoundError where a
+        file is missing; ConnectionError where an address can't be reached and is not in the cache;
+        ImportError where the package that reads the address is not installed.
+
+    Example:
+        model = keras_sanet.from_preset("sanet_tiny_scenes")
+        mask = keras_sanet.inference.predict_mask(model, "street.png")
+    """
+    if str(preset).endswith(".keras"):
+        source = saving.load_model(preset)
+        if load_weights and num_classes is None and not changes:
+            return source
+        builder, arguments = models.describe(source)
+    else:
+        folder, found = _open(preset)
+        builder, arguments = found["builder"], found["arguments"]
+        source = _restore(preset, folder, found) if load_weights else None
+    changed = dict(arguments)
+    if num_classes not in (None, arguments["num_classes"]):
+        changed.update(num_classes=num_classes, class_names=None, palette=None)
+    changed.update(changes)
+    if not load_weights:
+        with saving.at_most(_MOST_VALUES):
+            return _build(builder, changed)
+    if changed == arguments:
+        return source
+    model = _build(builder, changed)
+    _copy_weights(source, model)
+    return model
+
+
+def config(preset):
+    """What is known of a preset: the dict of its `config.json`.
+
+    Args: preset, see `from_preset`; no `.keras` file.
+    """
+    return _open(preset)[1]
+
+
+def save_preset(model, folder, figures=None, recipe=None, crop=None, licence=None, dtype="float32"):
+    """Writes a model as a preset that `from_preset` loads; all of it or nothing.
+
+    Args:
+        model: a SANet, PSPNet or FCN with a backbone of `keras_sanet.backbones`. (Others are saved
+            by `model.save("model.keras")`.)
+        folder: new, or a preset that is replaced. Its name becomes the title of the model card.
+        figures: `Evaluation.as_dict()`, what `evaluation.evaluate` found with its protocol.
+        recipe: dict of how it was trained, for the card. crop: (height, width) of the training
+            crops in pixels, a good `window` for prediction. licence: of the weights.
+        dtype: "float32", or "float16" for a file of half the size.
+
+    Raises: ValueError where a function of `models` did not make the model, or an argument is not
+        as above; FileExistsError where the folder holds other files.
+    """
+    if dtype not in ("float32", "float16"):
+        raise ValueError(f'`dtype` must be "float32" or "float16". Received: dtype={dtype!r}.')
+    try:
+        builder, arguments = models.describe(model)
+    except ValueError as error:
+        raise ValueError(f'{error} Save such a model by model.save("model.keras").') from None
+    folder = Path(folder)
+    if folder.exists():
+        others = sorted({path.name for path in folder.iterdir()} - {_CONFIG, _WEIGHTS, _CARD})
+        if others:
+            raise FileExistsError(
+                f"{folder} holds other files than a preset's: {', '.join(others[:5])}. Give a new "
+                "folder."
+            )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with saving.replacing(folder) as new:
+        new.mkdir()
+        model.save_weights(new / _WEIGHTS)
+        if dtype == "float16":
+            _halve(new / _WEIGHTS)
+        described = {
+            "format": _FORMAT,
+            "builder": builder,
+            "arguments": arguments,
+            "weights": {"sha256": _sha256(new / _WEIGHTS), "dtype": dtype},
+            "crop": None if crop is None else list(crop),
+            "recipe": recipe,
+            "figures": None if figures is None else _summary(figures),
+            "licence": licence,
+            "versions": {"keras_sanet": __version__, "keras": keras.__version__},
+        }
+        (new / _CONFIG).write_text(f"{json.dumps(described, indent=1)}\n", "utf-8")
+        (new / _CARD).write_text(_card(folder.name, model, described), "utf-8")
+
+
+def _open(preset):
+    """The folder of a preset (None for the paper's models) and its checked config."""
+    name = str(preset)
+    if name in _REFERENCES:
+        return None, _reference(*_REFERENCES[name])
+    if name in _BUILT_IN:
+        folder = _ASSETS / name
+    elif name.startswith("hf://"):
+        folder = _download_from_hugging_face(name)
+    elif name.startswith("kaggle://"):
+        folder = _download_from_kaggle(name)
+    elif Path(name).is_dir():
+        folder = Path(name)
+    else:
+        raise ValueError(
+            f"There is no preset {name!r}: neither a folder, nor hf://owner/name, nor "
+            f"kaggle://owner/model/framework/variation, nor one of {', '.join(list_presets())}."
+        )
+    path = folder / _CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is no preset: it holds no {_CONFIG}.")
+    if path.stat().st_size > _LARGEST_CONFIG:
+        raise ValueError(
+            f"{path} has {path.stat().st_size:,} bytes; a preset's has {_LARGEST_CONFIG:,} at most."
+        )
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        _check(found)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no config of a preset that can be loaded: {error}") from None
+    return folder, found
+
+
+def _check(config):
+    """Raises ValueError where a config is not one that `save_preset` writes."""
+    if not isinstance(config, dict) or config.get("format") != _FORMAT:
+        found = config.get("format") if isinstance(config, dict) else type(config).__name__
+        raise ValueError(
+            f"it is of format {found!r}; keras_sanet {__version__} reads format {_FORMAT}."
+        )
+    if config.get("builder") not in _BUILDERS:
+        raise ValueError(
+            f"`builder` must be one of {', '.join(_BUILDERS)}. Received: {config.get('builder')!r}."
+        )
+    arguments = config.get("arguments")
+    if not isinstance(arguments, dict) or not {"num_classes", "backbone"} <= arguments.keys():
+        raise ValueError("`arguments` must be a dict with num_classes and backbone.")
+    known = inspect.signature(_BUILDERS[config["builder"]]).parameters.keys()
+    unknown = sorted(arguments.keys() - (known - {"backbone_weights"}))
+    if unknown:
+        raise ValueError(f"`arguments` holds unknown ones: {', '.join(unknown)}.")
+    backbone = arguments["backbone"]
+    if not isinstance(backbone, dict) or not backbone.keys() <= {
+        "variant", "input_shape", "output_stride"
+    }:  # fmt: skip
+        raise ValueError(
+            "`backbone` must be a dict of variant, input_shape and output_stride. "
+            f"Received: {backbone!r}."
+        )
+    for number in keras.tree.flatten(arguments):
+        if isinstance(number, (int, float)) and not -1 <= number <= _LARGEST_ARGUMENT:
+            raise ValueError(
+                f"`arguments` holds {number}; sizes from 0 to {_LARGEST_ARGUMENT:,} are loaded."
+            )
+
+
+def _restore(preset, folder, config):
+    """The model of a preset with its weights."""
+    if folder is None:
+        _, backbone, dataset, *_ = _REFERENCES[str(preset)]
+        builder = config["builder"].lower()
+        raise ValueError(
+            f"The preset {preset} has no weights: nobody has trained it with keras_sanet yet. "
+            f"Train it: `keras-sanet train --model {builder} --backbone {backbone} --weights "
+            f"imagenet --dataset {dataset} --data FOLDER` and `keras-sanet save-preset RUN "
+            "FOLDER`. Or build it without: `from_preset(..., load_weights=False, "
+            'backbone_weights="imagenet")`.'
+        )
+    path = folder / _WEIGHTS
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} is not whole: it holds no {_WEIGHTS}.")
+    count = saving.check_weights(path)
+    expected = (config.get("weights") or {}).get("sha256")
+    if _sha256(path) != expected:
+        raise ValueError(
+            f"{path} is damaged or of another preset: its SHA-256 is not {expected}, which "
+            f"{_CONFIG} says. Get or save the preset again."
+        )
+    try:
+        with saving.at_most(count + saving.SLACK):
+            model = _build(config["builder"], config["arguments"])
+        model.load_weights(path)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The weights of {folder} do not fit its {_CONFIG}: {error}") from error
+    return model
+
+
+def _build(builder, arguments):
+    function = _BUILDERS[builder]
+    known = inspect.signature(function).parameters
+    unknown = sorted(arguments.keys() - known)
+    if unknown:
+        raise ValueError(
+            f"Unknown arguments {', '.join(unknown)} of {builder}. Known: {', '.join(known)}."
+        )
+    arguments = dict(arguments)
+    if isinstance(arguments["backbone"], dict):
+        arguments["backbone"] = backbones.build(**arguments["backbone"], name="backbone")
+    return function(**arguments)
+
+
+def _classes(model):
+    return model.get_layer("classifier").filters
+
+
+def _copy_weights(source, model):
+    """All weights of one model into another, but the classifiers of another number of classes."""
+    weights = {layer.name: layer.get_weights() for layer in source.layers}
+    for layer in model.layers:
+        if "classifier" in layer.name and _classes(source) != _classes(model):
+            continue
+        values = weights.get(layer.name, [])
+        shapes, own = [v.shape for v in values], [tuple(w.shape) for w in layer.weights]
+        if shapes != own:
+            raise ValueError(
+                f"The preset's weights do not fit the changed arguments: layer {layer.name!r} has "
+                f"{shapes[:3]} in the preset and {own[:3]} in the model. Pass load_weights=False "
+                "for random weights, or leave the argument as it was."
+            )
+        layer.set_weights(values)
+
+
+def _reference(builder, backbone, dataset, accuracy, iou, source):
+    """The config of one of the paper's models."""
+    (info,) = [info for info in datasets.infos() if info.name == dataset]
+    arguments = {
+        "num_classes": len(info.classes),
+        "backbone": {"variant": backbone},
+        "class_names": list(info.classes),
+        "palette": [list(colour) for colour in info.classes.values()],
+    }
+    if builder == "PSPNet":
+        arguments["bins"] = [1, 2, 3, 4, 6]
+    figures = {"pixel_accuracy": accuracy, "mean_iou": iou}
+    return {
+        "format": _FORMAT,
+        "builder": builder,
+        "arguments": arguments,
+        "weights": None,
+        "crop": _PAPER_CROP,
+        "recipe": _PAPER_RECIPE,
+        "figures": {
+            **{name: value and round(value / 100, 4) for name, value in figures.items()},
+            "source": f"the paper's {source}, of its authors' weights",
+            "mode": "several scales, one model (section IV-C)",
+        },
+        "licence": info.licence,
+        "versions": {"keras_sanet": __version__, "keras": keras.__version__},
+    }
+
+
+def _summary(figures):
+    """Figures without what has a row for every image, or a cell for every two classes."""
+    return {k: v for k, v in figures.items() if k not in ("iou_per_image", "confusion")}
+
+
+def _halve(path):
+    """Stores the float32 values of a weights file as float16."""
+    full = path.with_name(f"full.{path.name}")
+    path.rename(full)
+    with h5py.File(full, "r") as source, h5py.File(path, "w") as target:
+
+        def copy(name, item):
+            if isinstance(item, h5py.Dataset):
+                half = item.dtype == "float32"
+                value = item[()].astype("float16") if half else item[()]
+                target.create_dataset(name, data=value).attrs.update(item.attrs)
+            else:
+                target.require_group(name).attrs.update(item.attrs)
+
+        target.attrs.update(source.attrs)
+        source.visititems(copy)
+    full.unlink()
+
+
+def _sha256(path):
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _download_from_hugging_face(address):
+    """The folder of a preset on the Hugging Face Hub, in that package's cache."""
+    hub = _import("huggingface_hub", address)
+    name, _, revision = address.removeprefix("hf://").partition("@")
+    if name.count("/") != 1:
+        raise ValueError(f"{address} must be hf://owner/name, or hf://owner/name@revision.")
+    try:
+        for file in (_CONFIG, _WEIGHTS):
+            path = hub.hf_hub_download(name, file, revision=revision or None)
+    except hub.errors.LocalEntryNotFoundError as error:
+        raise _unreachable(address, "HF_HOME") from error
+    except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError) as error:
+        raise ValueError(f"{address} can't be loaded: {error}") from error
+    return Path(path).parent
+
+
+def _download_from_kaggle(address):
+    """The folder of a preset on Kaggle, in that package's cache."""
+    hub = _import("kagglehub", address)
+    handle = address.removeprefix("kaggle://")
+    try:
+        for file in (_CONFIG, _WEIGHTS):
+            path = hub.model_download(handle, path=file)
+    except OSError as error:
+        raise _unreachable(address, "KAGGLEHUB_CACHE") from error
+    return Path(path).parent
+
+
+def _unreachable(address, variable):
+    return ConnectionError(
+        f"{address} can't be reached, and is not in the cache. With a network, load it once there "
+        f"and bring the cache along (the environment variable {variable} says where it is); or "
+        "download the folder and give its path."
+    )
+
+
+def _import(package, address):
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(f"Loading {address} needs `pip install {package}`.") from error
+
+
+def _card(title, model, config):
+    """The model card, Markdown with the header that the Hugging Face Hub reads."""
+    arguments, figures = config["arguments"], config["figures"]
+    names = arguments["class_names"] or [f"class {i}" for i in range(arguments["num_classes"])]
+    lines = [
+        "---",
+        "library_name: keras",
+        "pipeline_tag: image-segmentation",
+        "tags: [semantic-segmentation, keras_sanet]",
+        "---",
+        "",
+        f"# {title}",
+        "",
+        f"{config['builder']} with {arguments['backbone']['variant']}, {model.count_params():,} "
+        f"parameters ({config['weights']['dtype']} in the file), {arguments['num_classes']} "
+        "classes. Raw RGB of any size in, a class for every pixel out.",
+        "",
+        "```python",
+        "import keras_sanet",
+        "",
+        f'model = keras_sanet.from_preset("{title}")  # this folder, or hf://owner/{title}',
+        'mask = keras_sanet.inference.predict_mask(model, "image.jpg")',
+        "```",
+        "",
+        "## Figures",
+        "",
+    ]
+    if figures is None:
+        lines.append("None were given when it was saved.")
+    else:
+        mode = ", ".join(f"{name} {value}" for name, value in figures["mode"].items() if value)
+        lines += [
+            f"Measured on {figures['source']}, {figures['images']} images at their full size "
+            f"({mode}); 95 % of bootstrap samples over images lie between the two numbers.",
+            "",
+            "| figure | percent | between |",
+            "|---|---|---|",
+        ]
+        for name, (low, high) in figures["intervals_95"].items():
+            values = (_percent(figures[name]), f"{_percent(low)}, {_percent(high)}")
+            lines.append(f"| {name.replace('_', ' ')} | {' | '.join(values)} |")
+        lines += ["", "| class | IoU, percent |", "|---|---|"]
+        lines += [f"| {row['class']} | {_percent(row['iou'])} |" for row in figures["classes"]]
+    lines += ["", "## Training", ""]
+    crop = config["crop"]
+    if crop:
+        lines.append(f"- crop: {crop[0]} x {crop[1]} pixels")
+    lines += [f"- {name}: {value}" for name, value in (config["recipe"] or {}).items()]
+    if not crop and not config["recipe"]:
+        lines.append("Nothing was said of it when it was saved.")
+    lines += [
+        "",
+        "## Classes",
+        "",
+        ", ".join(f"{i} {name}" for i, name in enumerate(names)) + "; 255 is void.",
+        "",
+        "## Licence",
+        "",
+        config["licence"] or "Not stated by who saved it.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _percent(value):
+    return "-" if value is None else f"{100 * value:.2f}"
