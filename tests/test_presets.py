@@ -227,7 +227,7 @@ def test_the_preset_in_the_package_is_small_and_segments_scenes():
     size = sum(path.stat().st_size for path in (presets._ASSETS / "sanet_tiny_scenes").iterdir())
     assert size <= 3 * 2**20
     model = presets.from_preset("sanet_tiny_scenes")
-    image, mask = datasets.scenes.draw(12345)
+    image, mask = datasets.scenes.draw(12345, 0)
     logits = keras.ops.convert_to_numpy(model(image[None].astype("float32")))
     known = mask != 255
     assert (logits[0].argmax(-1) == mask)[known].mean() > 0.75
