@@ -3,8 +3,9 @@
     python examples/train_tiny_scenes.py            about 15 minutes on two cores
 
 `keras_sanet.from_preset("./sanet_tiny_scenes")`, the folder that it writes, then gives the model.
-A run that was stopped goes on with the same command. Expect a mean IoU of some 76 %
-on the 60 held-out scenes; figures differ a little between backends and machines. Not measured: photographs, which it never saw.
+A run that was stopped goes on with the same command. Expect a mean IoU of some 76 % on the 60
+held-out scenes; figures differ a little between backends and machines. Not measured: photographs,
+which it never saw.
 """
 
 import argparse
