@@ -242,7 +242,7 @@ def _check(config):
             f"Received: {backbone!r}."
         )
     for number in keras.tree.flatten(arguments):
-        if isinstance(number, (int, float)) and not -1 <= number <= _LARGEST_ARGUMENT:
+        if isinstance(number, (int, float)) and not 0 <= number <= _LARGEST_ARGUMENT:
             raise ValueError(
                 f"`arguments` holds {number}; sizes from 0 to {_LARGEST_ARGUMENT:,} are loaded."
             )
