@@ -21,9 +21,10 @@ import keras
 from keras import layers
 
 from keras_sanet.layers import BatchNormalization, Conv2D
+from keras_sanet.weights import imagenet, load_checkpoint
 
 # ImageNet's mean and standard deviation of RGB / 255, which torchvision and timm train with.
-MEAN = (0.485, 0.456, 0.406)
+_MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 
 #                 block         blocks a stage   groups  width of a group   channels of the stem
@@ -44,29 +45,29 @@ _STAGES = {
 }
 
 
-def ResNet18(input_shape=(None, None, 3), output_stride=8, name="resnet18"):
+def ResNet18(input_shape=(None, None, 3), output_stride=8, weights=None, name="resnet18"):
     """ResNet-18; see `build`."""
-    return build("resnet18", input_shape, output_stride, name)
+    return build("resnet18", input_shape, output_stride, weights, name)
 
 
-def ResNet50(input_shape=(None, None, 3), output_stride=8, name="resnet50"):
+def ResNet50(input_shape=(None, None, 3), output_stride=8, weights=None, name="resnet50"):
     """ResNet-50 (v1.5); see `build`."""
-    return build("resnet50", input_shape, output_stride, name)
+    return build("resnet50", input_shape, output_stride, weights, name)
 
 
-def ResNet101(input_shape=(None, None, 3), output_stride=8, name="resnet101"):
+def ResNet101(input_shape=(None, None, 3), output_stride=8, weights=None, name="resnet101"):
     """ResNet-101 (v1.5); see `build`."""
-    return build("resnet101", input_shape, output_stride, name)
+    return build("resnet101", input_shape, output_stride, weights, name)
 
 
-def ResNeXt50(input_shape=(None, None, 3), output_stride=8, name="resnext50"):
+def ResNeXt50(input_shape=(None, None, 3), output_stride=8, weights=None, name="resnext50"):
     """ResNeXt-50 32x4d, the stem of the paper; see `build`."""
-    return build("resnext50", input_shape, output_stride, name)
+    return build("resnext50", input_shape, output_stride, weights, name)
 
 
-def ResNeXt101(input_shape=(None, None, 3), output_stride=8, name="resnext101"):
+def ResNeXt101(input_shape=(None, None, 3), output_stride=8, weights=None, name="resnext101"):
     """ResNeXt-101 32x4d; see `build`."""
-    return build("resnext101", input_shape, output_stride, name)
+    return build("resnext101", input_shape, output_stride, weights, name)
 
 
 def names():
@@ -74,37 +75,52 @@ def names():
     return list(_VARIANTS)
 
 
-def build(variant, input_shape=(None, None, 3), output_stride=8, name=None):
+def statistics(channels):
+    """The mean and the standard deviation, of values / 255, that backbones normalise each channel
+    with: ImageNet's of R, G, B; for one or two channels, and for those after RGB, the mean of the
+    three."""
+    return tuple(
+        (*rgb, *[sum(rgb) / 3] * (channels - 3)) if channels >= 3 else (sum(rgb) / 3,) * channels
+        for rgb in (_MEAN, _STD)
+    )
+
+
+def build(variant, input_shape=(None, None, 3), output_stride=8, weights=None, name=None):
     """Builds a backbone by name.
 
     Args:
         variant: "resnet18", "resnet50", "resnet101", "resnext50", "resnext101", or "resnet_tiny"
             (a ResNet-10 of a quarter of the width, for quick trials on a CPU).
-        input_shape: (height, width, 3); None for any size.
+        input_shape: (height, width, channels); None for any size. 3 channels are RGB; others are
+            normalised by `statistics`.
         output_stride: 8, 16 or 32, pixels of the image to a cell of s4.
+        weights: "imagenet" (see `weights.imagenet`: downloaded once; not of "resnet_tiny"), the
+            path of a checkpoint (see `weights.load_checkpoint`), or None for random weights.
         name: of the model; `variant` if None.
 
-    Returns: a `keras.Model` from raw RGB (batch, height, width, 3), 0..255, to the dict
+    Returns: a `keras.Model` from raw images (batch, height, width, channels), 0..255, to the dict
         {"s0": ..., "s4": ...}.
 
-    Raises: ValueError where the name or the stride is not one of the above.
+    Raises: ValueError where the name, the shape or the stride is not as above; as
+        `weights.imagenet` and `weights.load_checkpoint`.
     """
     if variant not in _VARIANTS:
         raise ValueError(f"Unknown backbone {variant!r}. Known: {', '.join(_VARIANTS)}.")
     if output_stride not in _STAGES:
         raise ValueError(f"`output_stride` must be 8, 16 or 32. Received: {output_stride}.")
-    if len(input_shape) != 3 or input_shape[-1] != 3:
+    if len(input_shape) != 3 or not isinstance(input_shape[-1], int) or input_shape[-1] < 1:
         raise ValueError(
-            "`input_shape` must be (height, width, 3), RGB channels last. "
+            "`input_shape` must be (height, width, channels), at least one channel, 3 for RGB. "
             f"Received: input_shape={input_shape}."
         )
     block, blocks, groups, group_width, stem = _VARIANTS[variant]
     residual_block = {"basic": _basic_block, "bottleneck": _bottleneck_block}[block]
 
     image = keras.Input(input_shape, name="image")
+    means, deviations = statistics(input_shape[-1])
     x = layers.Rescaling(
-        [1 / (255 * std) for std in _STD],
-        [-mean / std for mean, std in zip(MEAN, _STD)],
+        [1 / (255 * std) for std in deviations],
+        [-mean / std for mean, std in zip(means, deviations)],
         dtype="float32",
         name="normalization",
     )(image)
@@ -125,7 +141,10 @@ def build(variant, input_shape=(None, None, 3), output_stride=8, name=None):
                 name=f"layer{stage}_{index}",
             )
         taps[f"s{stage}"] = x
-    return keras.Model(image, taps, name=name or variant)
+    model = keras.Model(image, taps, name=name or variant)
+    if weights is not None:
+        load_checkpoint(model, imagenet(variant, build) if weights == "imagenet" else weights)
+    return model
 
 
 def describe(model):

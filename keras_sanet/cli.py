@@ -1,5 +1,5 @@
-"""The command line, `keras-sanet`: demo, train, evaluate, compare, predict, benchmark, inspect,
-save-preset, datasets, presets."""
+"""The command line, `keras-sanet`: demo, train, evaluate, compare, predict, convert, benchmark,
+inspect, save-preset, datasets, presets."""
 
 import argparse
 import ast
@@ -29,6 +29,7 @@ from keras_sanet import (
     saving,
     training,
     visualization,
+    weights,
 )
 from keras_sanet.benchmark import Benchmark
 from keras_sanet.datasets.files import by_number, find_images, frames, open_image
@@ -275,6 +276,13 @@ def _mode(options):
     return inference.complete(**{name: getattr(options, name) for name in names})
 
 
+def convert(options):
+    """Converts a torchvision or timm checkpoint to the .weights.h5 of a backbone."""
+    backbone = backbones.build(options.backbone, (None, None, options.channels))
+    print(weights.convert(backbone, options.checkpoint, options.output))
+    print(f"Weights:   {Path(options.output).resolve()}")
+
+
 def benchmark(options):
     """Times a model's prediction and training step, part by part, on random images."""
     keras.config.set_dtype_policy(options.precision)
@@ -293,8 +301,8 @@ def inspect(options):
     inspection = Inspection(dataset, track=lambda samples: _tracked(samples, "Inspecting"))
     print(inspection)
     if options.class_weights:
-        weights = inspection.class_weights(options.class_weights)
-        print(f"class_weights=[{', '.join(f'{weight:.4g}' for weight in weights)}]")
+        of_classes = inspection.class_weights(options.class_weights)
+        print(f"class_weights=[{', '.join(f'{weight:.4g}' for weight in of_classes)}]")
     if options.sheet:
         with saving.replacing(options.sheet) as path:
             inspection.sheet().save(path)
@@ -523,7 +531,10 @@ def _parser():
     sub.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
     _add_model(sub)
     sub.add_argument("--preset", help="start from this preset or saved model, whatever its classes")
-    sub.add_argument("--weights", help="torchvision or timm checkpoint of the backbone")
+    sub.add_argument(
+        "--weights",
+        help='of the backbone: "imagenet", or the file of a torchvision or timm checkpoint',
+    )
     size = {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
     sub.add_argument("--crop", **size, default=(473, 473), help="training crop, in pixels")
     sub.add_argument("--val-crop", **size, help="validate on centre crops; whole images if absent")
@@ -585,6 +596,14 @@ def _parser():
         help="what masks hold: class ids, or the 34 label ids that Cityscapes' server takes",
     )
     _add_inference(sub)
+
+    sub = command(convert)
+    sub.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help=".pth, .safetensors or .safetensors.xz"
+    )
+    sub.add_argument("output", metavar="OUTPUT.weights.h5", help="file to write")
+    sub.add_argument("--backbone", choices=backbones.names(), required=True, help="its network")
+    sub.add_argument("--channels", type=int, default=3, help="of the images; 3 is RGB")
 
     sub = command(benchmark)
     _add_model(sub)

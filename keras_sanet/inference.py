@@ -23,7 +23,7 @@ import numpy as np
 from keras import ops, tree
 from rich.progress import track
 
-from keras_sanet.backbones import MEAN
+from keras_sanet.backbones import statistics
 from keras_sanet.backend import compiles_each_shape, runs_on_cpu
 from keras_sanet.datasets.files import VOID, find_images, read_image
 
@@ -35,7 +35,7 @@ def predict_probabilities(
 
     Args:
         model: images to logits, or to a dict with "logits".
-        image: RGB 0..255, (height, width, 3), or the path of a file.
+        image: 0..255, (height, width, channels of the model), or the path of a file, read as RGB.
         scales: factors of the image's size (bilinear, no antialiasing).
         flip: also predict the mirror image of each.
         window: (height, width) or one number for both, in pixels: predict by windows of this size.
@@ -143,8 +143,12 @@ def _positive(value):
 def _predict(model, image, scales, flip, window, bucket, batch_size):
     """`predict_probabilities` of an array."""
     image = np.asarray(image, "float32")
-    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-        raise ValueError(f"`image` must be (height, width, 3). Received: shape {image.shape}.")
+    channels = _input_shape(model)[-1] or 3
+    if image.ndim != 3 or image.shape[-1] != channels or 0 in image.shape:
+        raise ValueError(
+            f"`image` must be (height, width, {channels}) for this model. "
+            f"Received: shape {image.shape}."
+        )
     if not np.isfinite(image).all():
         raise ValueError("`image` must hold numbers. Received: NaN or infinite values in it.")
     size, mean = image.shape[:2], _Mean()
@@ -165,6 +169,12 @@ def _predict(model, image, scales, flip, window, bucket, batch_size):
     return mean.value
 
 
+def _input_shape(model):
+    """(height, width, channels) of the model's images, None where any will do."""
+    shape = getattr(model, "input_shape", None)  # subclasses of `keras.Model` may have none
+    return shape[1:] if isinstance(shape, tuple) and len(shape) == 4 else (None, None, None)
+
+
 class _Mean:
     """The mean of arrays of one shape, added one by one."""
 
@@ -181,10 +191,11 @@ class _Mean:
 
 def _whole(model, image, bucket):
     """Probabilities of an image in one piece."""
-    height, width = image.shape[:2]
+    height, width, channels = image.shape
     if bucket is not None:
-        padded = np.empty((-(-height // bucket) * bucket, -(-width // bucket) * bucket, 3), "f4")
-        padded[:] = 255 * np.array(MEAN)
+        size = [-(-n // bucket) * bucket for n in (height, width)]
+        padded = np.empty((*size, channels), "float32")
+        padded[:] = 255 * np.array(statistics(channels)[0])
         padded[:height, :width] = image
         image = padded
     return _forward(model, image[None])[0, :height, :width]
@@ -232,8 +243,7 @@ def _starts(size, window):
 
 def _forward(model, images):
     """Probabilities, (batch, height, width, classes)."""
-    shape = getattr(model, "input_shape", None)  # subclasses of `keras.Model` may have none
-    fixed = shape[1:3] if isinstance(shape, tuple) and len(shape) == 4 else (None, None)
+    fixed = _input_shape(model)[:2]
     if any(a not in (None, b) for a, b in zip(fixed, images.shape[1:3])):
         window = tuple(a or b for a, b in zip(fixed, images.shape[1:3]))
         raise ValueError(

@@ -1,7 +1,8 @@
 """SANet (paper, Fig. 2) and its controls PSPNet and FCN (Tables I and III).
 
 Each function reads from the image to the logits and returns a plain functional `keras.Model`: raw
-RGB (batch, height, width, 3), 0..255, any size, to float32 logits (batch, height, width, classes).
+images (batch, height, width, channels), RGB or others, 0..255, any size, to float32 logits (batch,
+height, width, classes).
 """
 
 import keras
@@ -41,8 +42,9 @@ def SANet(
         backbone: a name ("resnet18", "resnet50", "resnet101", "resnext50", "resnext101",
             "resnet_tiny") or a `keras.Model` from raw RGB to a dict of taps, the last one being
             the map to classify.
-        backbone_weights: path of a torchvision or timm checkpoint, or None for random weights.
-        input_shape: (height, width, 3); None for any size.
+        backbone_weights: "imagenet" (for a name; downloaded once), the path of a torchvision or
+            timm checkpoint, or None for random weights; see `backbones.build`.
+        input_shape: (height, width, channels); None for any size.
         aggregator_filters: channels c' of the adapted maps and of the aggregator.
         aggregator_dilation_rate: dilation of both its convolutions, in cells.
         taps: names of the maps that are aggregated, in the order they are read.
@@ -199,13 +201,18 @@ def describe(model):
 def _features(backbone, backbone_weights, input_shape):
     """The image, the dict of its taps, and the last of them."""
     if isinstance(backbone, str):
-        backbone = backbones.build(backbone, input_shape, name="backbone")
+        backbone = backbones.build(backbone, input_shape, weights=backbone_weights, name="backbone")
     elif not isinstance(backbone, keras.Model) or not isinstance(backbone.output, dict):
         raise ValueError(
             "`backbone` must be the name of one or a `keras.Model` that returns a dict of taps, "
             f"the last being the map to classify. Received: {backbone!r}."
         )
-    if backbone_weights is not None:
+    elif backbone_weights == "imagenet":
+        raise ValueError(
+            'backbone_weights="imagenet" is for the name of a backbone: build yours with its '
+            f"weights, as backbones.ResNet50(weights=...) does. Received: {backbone!r}."
+        )
+    elif backbone_weights is not None:
         weights.load_checkpoint(backbone, backbone_weights)
     image = keras.Input(input_shape, name="image")
     features = backbone(image)

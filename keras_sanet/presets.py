@@ -88,7 +88,8 @@ def from_preset(preset, num_classes=None, load_weights=True, **changes):
         num_classes: another number of classes: all weights are kept but the classifier's, and
             `class_names` and `palette` too are to be given anew.
         load_weights: False for random weights.
-        changes: other arguments of the builder, as `dropout=0.3`.
+        changes: other arguments of the builder, as `dropout=0.3`; without its weights also
+            `backbone_weights="imagenet"`.
 
     Returns: `keras.Model`, not compiled.
 
@@ -289,7 +290,10 @@ def _build(builder, arguments):
         )
     arguments = dict(arguments)
     if isinstance(arguments["backbone"], dict):
-        arguments["backbone"] = backbones.build(**arguments["backbone"], name="backbone")
+        weights = arguments.pop("backbone_weights", None)
+        arguments["backbone"] = backbones.build(
+            **arguments["backbone"], weights=weights, name="backbone"
+        )
     return function(**arguments)
 
 

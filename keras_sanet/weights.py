@@ -1,10 +1,17 @@
-"""Checkpoints of torchvision and timm, into our backbones."""
+"""Pretrained weights: checkpoints of torchvision and timm into our backbones; ImageNet by name."""
 
-import importlib
-import lzma
+import dataclasses
+import hashlib
+import os
+import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
+import h5py
+import keras
 import numpy as np
+
+from keras_sanet import saving, tensors
 
 # Keras's name of a variable -> the checkpoint's.
 _VARIABLES = {
@@ -14,24 +21,118 @@ _VARIABLES = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
+_FIRST = "conv1.weight"
 
 
-def load_checkpoint(model, path):
-    """Loads the weights of a torchvision or timm ResNet / ResNeXt.
+class Pretrained(NamedTuple):
+    """A checkpoint on the web: URL; digest of the file, "algorithm:hex digits" or the first of
+    them; its ImageNet top-1 accuracy in percent, as the publisher states it; licence."""
+
+    url: str
+    digest: str
+    top1: float
+    licence: str
+
+
+_TORCHVISION = "https://download.pytorch.org/models/"
+_GLUON = "https://github.com/rwightman/pytorch-pretrained-gluonresnet/releases/download/v0.1/"
+# torchvision's IMAGENET1K_V1; it has no ResNeXt-101 32x4d, so that is timm's, of Gluon. The eight
+# digits in a file's name begin its SHA-256. Of resnext50 the whole SHA-512 is known instead (from
+# mlcommons/training, single_stage_detector), of resnext101 no more than those eight digits.
+IMAGENET = {
+    "resnet18": Pretrained(
+        f"{_TORCHVISION}resnet18-f37072fd.pth",
+        "sha256:f37072fd47e89c5e827621c5baffa7500819f7896bbacec160b1a16c560e07ec",
+        69.76,
+        "BSD-3-Clause",
+    ),
+    "resnet50": Pretrained(
+        f"{_TORCHVISION}resnet50-0676ba61.pth",
+        "sha256:0676ba61b6795bbe1773cffd859882e5e297624d384b6993f7c9e683e722fb8a",
+        76.13,
+        "BSD-3-Clause",
+    ),
+    "resnet101": Pretrained(
+        f"{_TORCHVISION}resnet101-63fe2227.pth",
+        "sha256:63fe2227b86e8f1f2063f43a75c84d195911b6a0eace650907dd3dc62dd49a0a",
+        77.37,
+        "BSD-3-Clause",
+    ),
+    "resnext50": Pretrained(
+        f"{_TORCHVISION}resnext50_32x4d-7cdf4587.pth",
+        "sha512:15c9f0bc1c8d64750712f86ffaded3b0bc6a87e77a395dcda3013d8af65b7ebf"
+        "3ca1c24dd3aae60c0d83e510b4d27731f0526b6f9392c0a85ffc18e5fecd8a13",
+        77.62,
+        "BSD-3-Clause",
+    ),
+    "resnext101": Pretrained(
+        f"{_GLUON}gluon_resnext101_32x4d-b253c8c4.pth", "sha256:b253c8c4", 80.33, "Apache-2.0"
+    ),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a checkpoint and a backbone have in common, by the checkpoint's names.
+
+    Attributes:
+        path, model: of the file; name of the backbone.
+        loaded: names that fit.
+        missing: names of the backbone that the file lacks.
+        unexpected: names of the file that the backbone lacks.
+        shapes: name -> (shape in the file, shape in the backbone), where they differ. Kernels are
+            (height, width, in, out).
+        adapted: number of channels that the first kernel, of RGB, was adapted to, or None.
+    """
+
+    path: str
+    model: str
+    loaded: list
+    missing: list
+    unexpected: list
+    shapes: dict
+    adapted: int | None = None
+
+    @property
+    def differences(self):
+        """A line for each name that does not fit, sorted."""
+        return sorted(
+            [f"{name}: missing in the file" for name in self.missing]
+            + [f"{name}: not in {self.model}" for name in self.unexpected]
+            + [
+                f"{name}: shape {theirs} in the file"
+                f"{' (height, width, in, out)' if len(theirs) == 4 else ''}, {ours} in {self.model}"
+                for name, (theirs, ours) in self.shapes.items()
+            ]
+        )
+
+    def __str__(self):
+        total = len(self.loaded) + len(self.missing) + len(self.shapes)
+        lines = [f"{self.path}: {len(self.loaded)} of {total} arrays of {self.model} loaded"]
+        if self.adapted:
+            lines.append(f"{_FIRST}: adapted from RGB to {self.adapted} channels")
+        return "\n  ".join(lines + self.differences)
+
+
+def load_checkpoint(model, path, strict=True):
+    """Loads the weights of a torchvision or timm ResNet / ResNeXt, or those that `convert` wrote.
+
+    A first kernel for RGB is adapted to a backbone for images of other channels as timm does
+    (timm/models/_manipulate.py, `adapt_input_conv`): for one channel the sum over R, G and B, for
+    C channels R, G, B, R, ... times 3 / C.
 
     Args:
         model: a backbone of `keras_sanet.backbones`, or a model with one as its layer "backbone".
-        path: `.safetensors`, `.safetensors.xz`, or a PyTorch state dict `.pth` / `.pt` (read with
-            `weights_only=True`). The classifier `fc.*` is left out.
+        path: `.safetensors`, `.safetensors.xz`, a PyTorch state dict `.pth` / `.pt` (neither needs
+            PyTorch, and nothing in it is executed), or `.weights.h5`. The classifier `fc.*` is left
+            out.
+        strict: whether all names and shapes must fit. If not, those that do are loaded.
 
-    Raises: ValueError where names or shapes do not fit, with all that differ; nothing is loaded
-        then. ImportError where the package that reads the format is not installed.
+    Returns: `Report`.
+
+    Raises: ValueError where names or shapes do not fit (if `strict`), with those that differ, or
+        where the file is damaged; nothing is loaded then. FileNotFoundError.
     """
-    tensors = {
-        name: value
-        for name, value in _read(Path(path)).items()
-        if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
-    }
     backbone = model
     if any(layer.name == "backbone" for layer in model.layers):
         backbone = model.get_layer("backbone")
@@ -40,53 +141,167 @@ def load_checkpoint(model, path):
         for layer in backbone.layers
         for variable in layer.variables
     }
-    arrays = {name: _to_keras(value) for name, value in tensors.items()}
-    problems = [f"{name}: missing in the file" for name in variables.keys() - arrays.keys()]
-    problems += [f"{name}: not in {backbone.name}" for name in arrays.keys() - variables.keys()]
-    problems += [
-        f"{name}: shape {arrays[name].shape} in the file (height, width, in, out), "
-        f"{tuple(variables[name].shape)} in {backbone.name}"
-        for name in variables.keys() & arrays.keys()
-        if arrays[name].shape != tuple(variables[name].shape)
-    ]
-    if problems:
-        listed = "\n  ".join(sorted(problems)[:20])
-        more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
+    # At most four numbers for each of ours, in float32 (training checkpoints have the optimizer's),
+    # and a classifier of 32,000 classes from 2048 channels.
+    limit = 16 * sum(int(np.prod(v.shape)) for v in variables.values()) + 2**28
+    arrays = {
+        name: value
+        for name, value in tensors.read(path, limit).items()
+        if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
+    }
+    if not str(path).endswith(".weights.h5"):  # kernels (out, in, height, width) to Keras's order
+        arrays = {n: v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for n, v in arrays.items()}
+    channels = _channels_to_adapt(arrays, variables)
+    if channels:
+        arrays[_FIRST] = _adapt(arrays[_FIRST], channels)
+    both = [name for name in variables if name in arrays]
+    shapes = {name: (arrays[name].shape, tuple(variables[name].shape)) for name in both}
+    shapes = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+    report = Report(
+        path=str(path),
+        model=backbone.name,
+        loaded=[name for name in both if name not in shapes],
+        missing=[name for name in variables if name not in arrays],
+        unexpected=[name for name in arrays if name not in variables],
+        shapes=shapes,
+        adapted=channels,
+    )
+    differences = report.differences
+    if strict and differences:
+        listed = "\n  ".join(differences[:20])
+        more = f"\n  and {len(differences) - 20} more" if len(differences) > 20 else ""
         raise ValueError(
             f"{path} does not fit {backbone.name}; nothing was loaded.\n  {listed}{more}"
         )
-    for name, variable in variables.items():
-        variable.assign(arrays[name])
+    for name in report.loaded:
+        variables[name].assign(arrays[name].astype("float32"))
+    return report
 
 
-def _to_keras(value):
-    """Convolution kernels from (out, in, height, width) to (height, width, in, out), float32."""
-    value = np.asarray(value, dtype="float32")
-    return value.transpose(2, 3, 1, 0) if value.ndim == 4 else value
+def _channels_to_adapt(arrays, variables):
+    """The channels of the backbone's images, if the file's first kernel is one for RGB and the
+    backbone's is not; None otherwise."""
+    if _FIRST not in arrays or _FIRST not in variables or arrays[_FIRST].ndim != 4:
+        return None
+    theirs, ours = arrays[_FIRST].shape, tuple(variables[_FIRST].shape)
+    fits = theirs == (*ours[:2], 3, ours[3]) and ours[2] != 3
+    return ours[2] if fits else None
 
 
-def _read(path):
-    """Name -> array."""
-    if not path.is_file():
-        raise FileNotFoundError(f"No weights file {path}.")
-    suffixes = "".join(path.suffixes[-2:])
-    if suffixes.endswith((".safetensors", ".safetensors.xz")):
-        safetensors = _import("safetensors.numpy", "safetensors", path)
-        opened = lzma.open if path.suffix == ".xz" else open
-        with opened(path, "rb") as file:
-            return safetensors.load(file.read())
-    if path.suffix in (".pth", ".pt"):
-        torch = _import("torch", "torch", path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)  # as training scripts wrap it
-        return {name: value.float().numpy() for name, value in state.items()}
-    raise ValueError(
-        f"{path} must end in .safetensors, .safetensors.xz, .pth or .pt to be read as a checkpoint."
+def _adapt(kernel, channels):
+    """A kernel (height, width, 3, out) for `channels` instead; see `load_checkpoint`."""
+    kernel = kernel.astype("float32")
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    return kernel[:, :, np.arange(channels) % 3] * np.float32(3 / channels)
+
+
+def convert(backbone, checkpoint, output, **attributes):
+    """Loads a checkpoint into a backbone and saves that as Keras does.
+
+    Args:
+        backbone: see `load_checkpoint`; checkpoint: the `path` of it.
+        output: path ending in `.weights.h5`, for `backbone.load_weights`, `load_checkpoint` and
+            `backbone_weights`.
+        attributes: texts that the file's HDF5 attributes tell.
+
+    Returns: `Report`.
+    Raises: as `load_checkpoint`; ValueError for another suffix.
+    """
+    output = Path(output)
+    if not output.name.endswith(".weights.h5"):
+        raise ValueError(f"`output` must end in .weights.h5. Received: {output}.")
+    report = load_checkpoint(backbone, checkpoint)
+    with saving.replacing(output) as temporary:
+        backbone.save_weights(temporary)
+        with h5py.File(temporary, "r+") as file:
+            file.attrs.update({**attributes, "sha256": _digest_of_arrays(file)})
+    return report
+
+
+def imagenet(variant, build):
+    """The weights of a backbone trained on ImageNet, from Keras's cache.
+
+    The first time the checkpoint is downloaded, its digest verified, and it is converted; after
+    that neither the network nor the download is needed.
+
+    Args:
+        variant: a name of `IMAGENET`.
+        build: variant -> that backbone, for RGB.
+
+    Returns: path of the `.weights.h5`, in `keras_sanet` of Keras's folder (`KERAS_HOME`, ~/.keras).
+
+    Raises: ValueError for another name, and where a file has not the digest; OSError where the
+        download fails. Both say what to fetch and where to put it.
+    """
+    if variant not in IMAGENET:
+        raise ValueError(
+            f"There are no ImageNet weights of {variant}. There are of: {', '.join(IMAGENET)}."
+        )
+    source = IMAGENET[variant]
+    folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "keras_sanet"
+    file = folder / source.url.rpartition("/")[2]
+    converted = folder / f"{file.stem}.weights.h5"
+    if _is_intact(converted, source.url):
+        return converted
+    folder.mkdir(parents=True, exist_ok=True)
+    way_out = (
+        f"Fetch {source.url} by other means, put it into {folder} as {file.name}, and run this "
+        f"again ({source.digest})."
     )
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
+        if file.is_file():
+            found = file
+        else:
+            found = Path(temporary) / file.name
+            try:
+                keras.utils.get_file(file.name, source.url, cache_dir=temporary, cache_subdir="")
+            except Exception as error:  # Keras raises nothing narrower
+                raise OSError(
+                    f"The ImageNet weights of {variant} were not downloaded: {error}. {way_out}"
+                ) from error
+        algorithm, _, expected = source.digest.partition(":")
+        with found.open("rb") as opened:
+            digest = _digest(opened, algorithm)
+        if not digest.startswith(expected):
+            place = f"{file} is" if found == file else f"{source.url} gave"
+            raise ValueError(
+                f"{place} not the file that was expected: its {algorithm} is {digest}, not "
+                f"{expected}. {way_out}"
+            )
+        print(
+            f"ImageNet weights of {variant}: licence {source.licence}, top-1 {source.top1} % "
+            f"({source.url}); ImageNet itself is for non-commercial research."
+        )
+        convert(build(variant), found, converted, source=source.url, licence=source.licence)
+    return converted
 
 
-def _import(module, package, path):
+def _digest(file, algorithm):
+    """Hex digits of an open file, read in pieces of 1 MiB."""
+    digest = hashlib.new(algorithm)
+    while piece := file.read(2**20):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def _digest_of_arrays(file):
+    """Hex digits of the SHA-256 over all names and values of an HDF5 file."""
+    digest = hashlib.sha256()
+
+    def add(name, item):
+        if isinstance(item, h5py.Dataset):
+            digest.update(f"{name} {item.shape} {item.dtype}\n".encode() + item[()].tobytes())
+
+    file.visititems(add)
+    return digest.hexdigest()
+
+
+def _is_intact(path, url):
+    """Whether `imagenet` wrote the file from this URL, and its arrays are those it wrote."""
     try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(f"Reading {path} needs `pip install {package}`.") from error
+        with h5py.File(path) as file:
+            ours = file.attrs.get("source") == url
+            return ours and file.attrs.get("sha256") == _digest_of_arrays(file)
+    except OSError:
+        return False

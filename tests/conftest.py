@@ -68,6 +68,16 @@ def _compiled(layer):
 
 
 @pytest.fixture(scope="session")
+def timm():
+    """The package; RuntimeError is of a torchvision built for another PyTorch."""
+    try:
+        import timm
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"timm is not to be imported: {error}")
+    return timm
+
+
+@pytest.fixture(scope="session")
 def random_checkpoint():
     """variant -> random state dict with the names and shapes of torchvision, as NumPy arrays."""
     return _random_checkpoint

@@ -144,7 +144,9 @@ def test_bottleneck_taps_have_four_times_the_channels(resnext50):
     [
         ({"variant": "resnet19"}, "Unknown backbone 'resnet19'. Known: resnet_tiny, resnet18,"),
         ({"output_stride": 12}, "`output_stride` must be 8, 16 or 32. Received: 12"),
-        ({"input_shape": (64, 64, 1)}, r"must be \(height, width, 3\).*\(64, 64, 1\)"),
+        ({"input_shape": (64, 64)}, r"must be \(height, width, channels\).*\(64, 64\)"),
+        ({"input_shape": (64, 64, 0)}, r"at least one channel.*\(64, 64, 0\)"),
+        ({"weights": "imagenet"}, "no ImageNet weights of resnet_tiny. There are of: resnet18, "),
     ],
 )
 def test_build_names_bad_arguments(arguments, message):
@@ -152,7 +154,48 @@ def test_build_names_bad_arguments(arguments, message):
         backbones.build(**{"variant": "resnet_tiny", **arguments})
 
 
+# Other frameworks
+
+
+@pytest.mark.parametrize(
+    ("variant", "theirs"), [("resnet18", "resnet18"), ("resnext50", "resnext50_32x4d")]
+)
+def test_taps_equal_timms_at_output_stride_32(variant, theirs, timm, compiled, tmp_path, rng):
+    # At 32 nothing is dilated: timm gives the first block of a stage the dilation before it.
+    import torch
+
+    torch.manual_seed(0)
+    network = timm.create_model(theirs, features_only=True).eval()
+    with torch.no_grad():
+        for name, value in network.state_dict().items():
+            if value.ndim == 1:  # a batch norm's, so that no map is zero
+                value.uniform_(*((0.5, 1.5) if name.endswith(("var", "weight")) else (-0.2, 0.2)))
+    torch.save(network.state_dict(), tmp_path / "timm.pth")
+    backbone = backbones.build(variant, output_stride=32, weights=tmp_path / "timm.pth")
+    image = random_image(rng, 65, 97)
+    with torch.no_grad():
+        x = torch.tensor((image / 255 - MEAN) / STD, dtype=torch.float32).permute(0, 3, 1, 2)
+        expected = {f"s{i}": y.permute(0, 2, 3, 1).numpy() for i, y in enumerate(network(x))}
+    assert_taps_close(compiled(backbone)(image), expected)
+
+
 # Normalisation
+
+
+def test_channels_that_are_not_rgb_are_normalised_by_the_mean_of_the_three():
+    mean, std = (0.485 + 0.456 + 0.406) / 3, (0.229 + 0.224 + 0.225) / 3  # 0.449, 0.226
+    for channels, means, deviations in (
+        (1, [mean], [std]),
+        (2, [mean, mean], [std, std]),
+        (3, [*MEAN], [*STD]),
+        (5, [*MEAN, mean, mean], [*STD, std, std]),
+    ):
+        found = backbones.statistics(channels)
+        np.testing.assert_allclose(found, (means, deviations), rtol=1e-12)
+        layer = backbones.build("resnet_tiny", (None, None, channels)).get_layer("normalization")
+        y = layer(np.full((1, 2, 2, channels), 51, "float32"))  # 51 / 255 = 0.2
+        expected = (0.2 - np.array(means)) / deviations
+        np.testing.assert_allclose(to_numpy(y)[0, 0, 0], expected, rtol=1e-5)
 
 
 def test_uint8_and_float_images_give_the_same_taps(tiny, compiled, rng):

@@ -1,6 +1,7 @@
 """The command line: what its commands write, print and return."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 import keras_sanet
-from keras_sanet import cli
+from keras_sanet import backbones, cli, weights
 from keras_sanet.version import __version__
 
 SIZE = (24, 40)  # height and width of the images
@@ -31,6 +32,7 @@ OPTIONS = {
     ),
     "compare": (),
     "save-preset": ("--dtype", "--licence"),
+    "convert": ("--backbone", "--channels"),
     "predict": (
         "--output", "--write", "--ids", "--scales", "--flip", "--window", "--bucket",
         "--batch-size",
@@ -131,6 +133,32 @@ def test_the_saved_model_knows_its_classes(model):
     layer = keras.saving.load_model(model, compile=False).get_layer("logits")
     assert layer.class_names == ["dark", "light"]
     assert layer.palette == [[10, 20, 30], [200, 100, 0]]
+
+
+def write(state, path):
+    path.write_bytes(pytest.importorskip("safetensors.numpy").save(state))
+    return path
+
+
+def test_train_takes_imagenet_by_name(data, random_checkpoint, tmp_path, monkeypatch):
+    folder = tmp_path / "home" / "keras_sanet"
+    folder.mkdir(parents=True)
+    path = write(random_checkpoint("resnet_tiny"), folder / "tiny.safetensors")
+    digest = f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+    source = weights.Pretrained("https://example.org/tiny.safetensors", digest, 12.3, "CC0-1.0")
+    monkeypatch.setitem(weights.IMAGENET, "resnet_tiny", source)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    code, out, error = train(data, "--output", tmp_path / "run", "--weights", "imagenet")
+    assert code == 0, error
+    assert "ImageNet weights of resnet_tiny: licence CC0-1.0" in out
+    config = json.loads((tmp_path / "run" / "config.json").read_text("utf-8"))
+    assert config["arguments"]["weights"] == "imagenet"  # a name, no path
+
+
+def test_train_names_the_backbones_that_imagenet_has(data, tmp_path):
+    code, _, error = train(data, "--output", tmp_path / "run", "--weights", "imagenet")
+    assert code == 1
+    assert "There are no ImageNet weights of resnet_tiny. There are of: resnet18, " in error
 
 
 def test_train_resumes_a_run_from_its_config(trained, tmp_path):
@@ -422,6 +450,36 @@ def test_predict_names_a_missing_model(tmp_path):
     code, _, error = call("predict", tmp_path / "gone.keras", "a.png")
     assert code == 1
     assert "gone.keras" in error
+
+
+# convert
+
+
+@pytest.mark.parametrize(("channels", "adapted"), [((), ""), (("--channels", 1), "1 channels")])
+def test_convert_writes_weights_and_prints_its_report(
+    channels, adapted, random_checkpoint, tmp_path
+):
+    state = random_checkpoint("resnet_tiny")
+    path = write(state, tmp_path / "tiny.safetensors")
+    output = tmp_path / "tiny.weights.h5"
+    code, out, error = call("convert", path, output, "--backbone", "resnet_tiny", *channels)
+    assert code == 0, error
+    assert f"{path}: 60 of 60 arrays of resnet_tiny loaded" in out
+    assert adapted in out and str(output) in out
+    backbone = backbones.build("resnet_tiny", (None, None, channels[-1] if channels else 3))
+    backbone.load_weights(output)
+    found = keras.ops.convert_to_numpy(backbone.get_layer("bn1").moving_mean)
+    np.testing.assert_array_equal(found, state["bn1.running_mean"])
+
+
+def test_convert_names_what_does_not_fit(random_checkpoint, tmp_path):
+    path = write(random_checkpoint("resnet_tiny"), tmp_path / "tiny.safetensors")
+    output = tmp_path / "tiny.weights.h5"
+    code, _, error = call("convert", path, output, "--backbone", "resnet18")
+    assert code == 1
+    assert f"{path} does not fit resnet18; nothing was loaded." in error
+    assert "bn1.bias: shape (16,) in the file, (64,) in resnet18" in error
+    assert not output.exists()
 
 
 # demo

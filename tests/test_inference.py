@@ -341,6 +341,32 @@ def test_scales_must_be_above_0_and_not_empty(constant, scales):
         predict_mask(constant, np.zeros((4, 4, 3), "uint8"), scales=scales)
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+@pytest.mark.parametrize("mode", [{}, {"bucket": 8}, {"window": 4, "flip": True}], ids=str)
+def test_images_have_the_channels_of_the_model(mode, channels, rng):
+    inputs = keras.Input((None, None, channels))
+    layer = keras.layers.Conv2D(2, 1, kernel_initializer="random_normal")
+    model = keras.Model(inputs, layer(inputs))
+    image = rng.integers(0, 256, (5, 6, channels), dtype="uint8")
+    found = predict_probabilities(model, image, **mode)
+    # A 1x1 convolution sees no padding: in every mode softmax(image W + b) of each pixel.
+    kernel, bias = (np.asarray(value) for value in layer.get_weights())
+    np.testing.assert_allclose(found, softmax(image @ kernel[0, 0] + bias), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=rf"\(height, width, {channels}\) for this model"):
+        predict_mask(model, image[..., [0, 0]], **mode)
+
+
+def test_padding_of_an_image_that_is_not_rgb_is_its_mean_grey():
+    inputs = keras.Input((None, None, 1))
+    layer = keras.layers.Conv2D(2, (1, 3), padding="same")
+    model = keras.Model(inputs, layer(inputs))
+    layer.set_weights([np.full((1, 3, 1, 2), [0.01, 0], "float32"), np.zeros(2, "float32")])
+    found = predict_probabilities(model, np.zeros((1, 1, 1), "uint8"), bucket=2)[0, 0, 0]
+    # Beside the one pixel, 0, is the padding: 255 (0.485 + 0.456 + 0.406) / 3 = 114.495. So the
+    # logits are 1.14495 and 0, and the first probability is 1 / (1 + exp(-1.14495)).
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(-1.14495)), rtol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(4, 4), (1, 4, 4, 3), (4, 4, 1), (0, 4, 3)], ids=str)
 def test_an_image_must_be_height_width_3(constant, shape):
     with pytest.raises(ValueError, match=r"`image` must be \(height, width, 3\)"):

@@ -1,7 +1,15 @@
-"""Checkpoints of torchvision and timm: three formats in, and errors that name what is wrong."""
+"""Checkpoints of torchvision and timm: the formats, errors that name what is wrong, first kernels
+for other channels than RGB, `convert`, and ImageNet's weights from a server on this machine."""
 
+import functools
+import hashlib
+import http.server
 import lzma
+import re
+import shutil
+import threading
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -157,8 +165,262 @@ def test_twenty_differences_are_listed_and_the_others_counted(state, backbone, t
 def test_an_unknown_suffix_is_named(backbone, tmp_path):
     path = tmp_path / "tiny.h5"
     path.write_bytes(b"")
-    assert_refused(backbone, path, ValueError, "must end in .safetensors, .safetensors.xz, .pth")
+    message = "must end in .safetensors, .safetensors.xz, .pth, .pt or .weights.h5"
+    assert_refused(backbone, path, ValueError, message)
 
 
 def test_a_missing_file_is_named(backbone, tmp_path):
     assert_refused(backbone, tmp_path / "none.pth", FileNotFoundError, "No weights file")
+
+
+def test_a_damaged_file_is_named(backbone, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    path.write_bytes(b"<html>404 Not Found</html>")
+    assert_refused(backbone, path, ValueError, "can't be read as a checkpoint")
+
+
+# The report
+
+
+def test_what_fits_is_loaded_without_strict_and_the_rest_reported(state, tmp_path):
+    del state["bn1.running_var"]
+    state["conv1.weight"] = np.zeros((8, 3, 7, 7), "float32")
+    state["layer1.1.conv1.weight"] = state["layer1.0.conv1.weight"].copy()
+    path = write(state, tmp_path / "other.safetensors")
+    backbone = backbones.build("resnet_tiny", name="tiny")
+    before = value_of(backbone, "conv1", "kernel")
+    report = weights.load_checkpoint(backbone, path, strict=False)
+    assert_loaded(backbone, state)
+    np.testing.assert_array_equal(value_of(backbone, "conv1", "kernel"), before)
+    np.testing.assert_array_equal(value_of(backbone, "bn1", "moving_variance"), 1)  # as it began
+    assert report.missing == ["bn1.running_var"]
+    assert report.unexpected == ["layer1.1.conv1.weight"]
+    assert report.shapes == {"conv1.weight": ((7, 7, 3, 8), (7, 7, 3, 16))}
+    # 12 convolutions with 5 values each are 60, less the missing one and the one of another shape.
+    assert len(report.loaded) == 58
+    assert str(report).splitlines() == [
+        f"{path}: 58 of 60 arrays of tiny loaded",
+        "  bn1.running_var: missing in the file",
+        "  conv1.weight: shape (7, 7, 3, 8) in the file (height, width, in, out), "
+        "(7, 7, 3, 16) in tiny",
+        "  layer1.1.conv1.weight: not in tiny",
+    ]
+
+
+def test_a_checkpoint_that_fits_is_reported_in_one_line(state, backbone, tmp_path):
+    path = write(state, tmp_path / "tiny.safetensors")
+    assert str(weights.load_checkpoint(backbone, path)) == f"{path}: 60 of 60 arrays of tiny loaded"
+
+
+# Other channels
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernels"),  # R is 0, G 1, B 2
+    [(1, None), (2, [0, 1]), (4, [0, 1, 2, 0]), (7, [0, 1, 2, 0, 1, 2, 0])],
+)
+def test_a_first_kernel_for_rgb_is_adapted_to_other_channels(channels, kernels, state, tmp_path):
+    path = write(state, tmp_path / "tiny.safetensors")
+    backbone = backbones.build("resnet_tiny", (None, None, channels), name="tiny")
+    report = weights.load_checkpoint(backbone, path)
+    rgb = state["conv1.weight"].transpose(2, 3, 1, 0)
+    # So that equal channels give what R = G = B would: the sum, or C kernels of 3 / C.
+    expected = rgb.sum(2, keepdims=True) if kernels is None else rgb[:, :, kernels] * 3 / channels
+    np.testing.assert_allclose(
+        value_of(backbone, "conv1", "kernel"), expected, rtol=1e-5, atol=1e-6
+    )
+    assert_loaded(backbone, state)
+    assert f"conv1.weight: adapted from RGB to {channels} channels" in str(report)
+
+
+def test_first_kernels_are_adapted_as_timm_does(timm, state, tmp_path):
+    import torch
+
+    path = write(state, tmp_path / "tiny.safetensors")
+    for channels in (1, 4, 6):
+        backbone = backbones.build("resnet_tiny", (None, None, channels))
+        weights.load_checkpoint(backbone, path)
+        expected = timm.models.adapt_input_conv(channels, torch.tensor(state["conv1.weight"]))
+        found = value_of(backbone, "conv1", "kernel").transpose(3, 2, 0, 1)
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_first_kernel_for_four_channels_is_not_adapted_to_rgb(state, backbone, tmp_path):
+    state["conv1.weight"] = np.zeros((16, 4, 7, 7), "float32")
+    path = write(state, tmp_path / "tiny.safetensors")
+    assert_refused(backbone, path, ValueError, "conv1.weight: shape (7, 7, 4, 16) in the file")
+
+
+# Converting
+
+
+def test_what_convert_writes_is_loaded_by_keras_by_us_and_for_other_channels(state, tmp_path):
+    checkpoint = write(state, tmp_path / "tiny.safetensors")
+    output = tmp_path / "tiny.weights.h5"
+    report = weights.convert(backbones.build("resnet_tiny", name="tiny"), checkpoint, output)
+    assert str(report) == f"{checkpoint}: 60 of 60 arrays of tiny loaded"
+    assert sorted(tmp_path.iterdir()) == [checkpoint, output]  # and nothing temporary
+    keras_loads = backbones.build("resnet_tiny", output_stride=16)
+    keras_loads.load_weights(output)
+    we_load = backbones.build("resnet_tiny", weights=output)
+    for backbone in (keras_loads, we_load):
+        assert_loaded(backbone, state)
+        kernel = value_of(backbone, "conv1", "kernel")
+        np.testing.assert_array_equal(kernel, state["conv1.weight"].transpose(2, 3, 1, 0))
+    for old, new in zip(keras_loads.get_weights(), we_load.get_weights()):
+        np.testing.assert_array_equal(new, old)
+    grey = value_of(backbones.build("resnet_tiny", (9, 9, 1), weights=output), "conv1", "kernel")
+    np.testing.assert_allclose(grey, kernel.sum(2, keepdims=True), rtol=1e-5, atol=1e-6)
+
+
+def test_a_checkpoint_that_does_not_fit_leaves_the_output_as_it_was(state, backbone, tmp_path):
+    output = tmp_path / "tiny.weights.h5"
+    output.write_bytes(b"before")
+    del state["conv1.weight"]
+    checkpoint = write(state, tmp_path / "tiny.safetensors")
+    with pytest.raises(ValueError, match="conv1.weight: missing in the file"):
+        weights.convert(backbone, checkpoint, output)
+    assert output.read_bytes() == b"before"
+    assert sorted(tmp_path.iterdir()) == [checkpoint, output]
+
+
+def test_convert_wants_the_suffix_of_keras(backbone, tmp_path):
+    with pytest.raises(ValueError, match="must end in .weights.h5. Received: .*tiny.h5"):
+        weights.convert(backbone, tmp_path / "tiny.pth", tmp_path / "tiny.h5")
+
+
+# ImageNet
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    """A server of the files in its `folder`; `requests` counts what it was asked for."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            server.requests.append(self.path)
+
+    folder = tmp_path / "served"
+    folder.mkdir()
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=folder)
+    )
+    server.folder, server.requests = folder, []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def published(server, state, tmp_path, monkeypatch):
+    """resnet_tiny's "imagenet" is `state`, on the server; returns where it is cached."""
+    path = write(state, server.folder / "tiny.safetensors")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    url = f"http://127.0.0.1:{server.server_port}/{path.name}"
+    source = weights.Pretrained(url, f"sha256:{digest}", 12.3, "CC0-1.0")
+    monkeypatch.setitem(weights.IMAGENET, "resnet_tiny", source)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "keras_sanet"
+
+
+def build():
+    return backbones.build("resnet_tiny", weights="imagenet")
+
+
+def test_imagenet_is_downloaded_and_converted_once(server, published, state, capsys):
+    assert_loaded(build(), state)
+    assert [path.name for path in published.iterdir()] == ["tiny.weights.h5"]
+    assert "licence CC0-1.0" in capsys.readouterr().out
+    with h5py.File(published / "tiny.weights.h5") as file:
+        assert file.attrs["licence"] == "CC0-1.0"
+        assert file.attrs["source"] == weights.IMAGENET["resnet_tiny"].url
+    shutil.rmtree(server.folder)  # nothing is asked of the server any more
+    arguments = {"aggregator_filters": 4, "pyramid_filters": 4, "bins": None, "taps": ("s4",)}
+    model = SANet(2, "resnet_tiny", "imagenet", **arguments)
+    assert_loaded(model.get_layer("backbone"), state)
+    grey = SANet(2, "resnet_tiny", "imagenet", (None, None, 1), **arguments)
+    assert_loaded(grey.get_layer("backbone"), state)
+    assert server.requests == ["/tiny.safetensors"]
+
+
+def test_imagenet_for_other_channels_first_caches_that_for_rgb(published, state):
+    grey = backbones.build("resnet_tiny", (None, None, 1), weights="imagenet")
+    kernel = state["conv1.weight"].transpose(2, 3, 1, 0)
+    found = value_of(grey, "conv1", "kernel")
+    np.testing.assert_allclose(found, kernel.sum(2, keepdims=True), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(value_of(build(), "conv1", "kernel"), kernel)
+
+
+def assert_not_fetched(published, error, *messages):
+    """The error says all of `messages` and the way out, and nothing stays in the cache."""
+    source = weights.IMAGENET["resnet_tiny"]
+    before = sorted(published.iterdir()) if published.exists() else []
+    with pytest.raises(error) as caught:
+        build()
+    way_out = f"Fetch {source.url} by other means, put it into {published} as tiny.safetensors"
+    for message in (way_out, source.digest, *messages):
+        assert message in str(caught.value)
+    assert sorted(published.iterdir()) == before
+
+
+def test_another_file_at_the_url_is_refused(server, published):
+    (server.folder / "tiny.safetensors").write_bytes(b"something else")
+    digest = hashlib.sha256(b"something else").hexdigest()
+    message = f"gave not the file that was expected: its sha256 is {digest}"
+    assert_not_fetched(published, ValueError, message)
+
+
+def test_a_missing_file_at_the_url_is_told(server, published):
+    (server.folder / "tiny.safetensors").unlink()
+    assert_not_fetched(published, OSError, "weights of resnet_tiny were not downloaded", "404")
+
+
+def test_without_a_network_the_error_says_what_to_put_where(server, published, state):
+    server.shutdown()
+    server.server_close()
+    assert_not_fetched(published, OSError, "weights of resnet_tiny were not downloaded")
+    write(state, published / "tiny.safetensors")
+    assert_loaded(build(), state)
+    assert sorted(p.name for p in published.iterdir()) == ["tiny.safetensors", "tiny.weights.h5"]
+
+
+def test_another_file_put_into_the_cache_is_named(server, published):
+    published.mkdir(parents=True)
+    (published / "tiny.safetensors").write_bytes(b"something else")
+    assert_not_fetched(published, ValueError, f"{published / 'tiny.safetensors'} is not the file")
+    assert server.requests == []
+
+
+def test_a_cached_file_that_changed_is_made_again(server, published, state):
+    build()
+    converted = published / "tiny.weights.h5"
+    good = converted.read_bytes()
+    with h5py.File(converted, "r+") as file:
+        file["layers/conv2d/vars/0"][0, 0, 0, 0] += 1
+    changed = converted.read_bytes()
+    for content in (good[: len(good) // 2], changed, b"something else"):
+        converted.write_bytes(content)
+        assert_loaded(build(), state)
+        with h5py.File(converted) as file:
+            kernel = file["layers/conv2d/vars/0"][()]
+        np.testing.assert_array_equal(kernel, state["conv1.weight"].transpose(2, 3, 1, 0))
+    assert len(server.requests) == 4
+
+
+def test_imagenet_is_not_for_a_backbone_that_is_built_already(backbone):
+    with pytest.raises(ValueError, match='"imagenet" is for the name of a backbone'):
+        SANet(2, backbone, "imagenet")
+
+
+def test_the_digests_of_imagenet_are_those_that_the_file_names_begin():
+    assert set(weights.IMAGENET) == set(backbones.names()) - {"resnet_tiny"}
+    for name, source in weights.IMAGENET.items():
+        prefix = re.search(r"-([0-9a-f]{8})\.pth$", source.url)[1]
+        algorithm, _, digest = source.digest.partition(":")
+        if algorithm == "sha256":
+            assert digest.startswith(prefix), name
+        # Whole ones: 256 and 512 bits of 4 a digit; of resnext101 the name's eight alone.
+        length = {"resnext50": 128, "resnext101": 8}.get(name, 64)
+        assert re.fullmatch(f"[0-9a-f]{{{length}}}", digest), name

@@ -1,0 +1,227 @@
+"""Files of tensors: PyTorch's, without PyTorch and without executing anything; bombs; damage."""
+
+import io
+import json
+import lzma
+import pickle
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+
+from keras_sanet import tensors
+
+LIMIT = 10**6
+
+
+def safetensors(header, data=b""):
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def entry(dtype, shape, begin, end):
+    return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+def refused(path, *messages):
+    with pytest.raises(ValueError) as caught:
+        tensors.read(path, LIMIT)
+    for message in (str(path), *messages):
+        assert message in str(caught.value)
+
+
+# PyTorch
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before 1.6"])
+def test_pytorchs_files_hold_what_pytorch_saved(zipped, tmp_path):
+    torch = pytest.importorskip("torch")
+    values = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4)
+    state = {
+        "float": values,
+        "parameter": torch.nn.Parameter(values + 1),
+        "transposed": values.permute(2, 0, 1),
+        "shared": values[1, 1:, ::2],  # an offset and a step in the storage of "float"
+        "scalar": torch.tensor(7),
+        "empty": torch.zeros(0, 3),
+        "expanded": torch.ones(1).expand(5),
+        "ids": torch.tensor([True, False]),
+        **{
+            str(dtype): values.to(dtype)
+            for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.int32, torch.uint8)
+        },
+    }
+    path = tmp_path / "state.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    found = tensors.read(path, LIMIT)
+    assert found.keys() == state.keys()
+    for name, value in state.items():
+        if value.dtype == torch.bfloat16:  # which NumPy lacks
+            value = value.float()
+        value = value.detach().numpy()
+        assert found[name].dtype == value.dtype
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before 1.6"])
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_a_training_scripts_file_gives_its_state_dict(key, zipped, tmp_path):
+    torch = pytest.importorskip("torch")
+    layer = torch.nn.BatchNorm2d(3)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(1, 3, 2, 2)).sum().backward()
+    optimizer.step()
+    saved = {key: layer.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "best": None}
+    torch.save(saved, tmp_path / "last.pth", _use_new_zipfile_serialization=zipped)
+    found = tensors.read(tmp_path / "last.pth", LIMIT)
+    assert found.keys() == layer.state_dict().keys()
+    np.testing.assert_array_equal(found["running_mean"], layer.running_mean.numpy())
+
+
+class Harm:
+    """Unpickled, it writes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def write_pickle(value, path, zipped):
+    """A file as PyTorch's, around any value."""
+    if zipped:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("archive/data.pkl", pickle.dumps(value, 2))
+    else:
+        parts = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, value, [])
+        path.write_bytes(b"".join(pickle.dumps(part, 2) for part in parts))
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before 1.6"])
+def test_nothing_in_a_file_is_executed(zipped, tmp_path):
+    path, harm = tmp_path / "state.pth", tmp_path / "harm"
+    for value in (Harm(harm), {"conv1.weight": Harm(harm)}):
+        write_pickle(value, path, zipped)
+        refused(path, "it holds io.open, and tensors alone are read")
+        assert not harm.exists()
+        pickle.loads(pickle.dumps(value))  # as an unpickler without a list would
+        assert harm.exists()
+        harm.unlink()
+
+
+def patched(path, old, new):
+    """The file of PyTorch with its pickle altered."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    (name,) = (name for name in parts if name.endswith("data.pkl"))
+    assert parts[name].count(old) == 1
+    parts[name] = parts[name].replace(old, new)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part)
+
+
+def test_a_tensor_that_reaches_out_of_its_storage_is_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "state.pth"
+    torch.save({"a": torch.ones(2, 3)}, path)
+    # K is a byte: the shape (2, 3) becomes (2, 4), whose last value is 1 x 3 + 3 = 6 of 0 to 5.
+    patched(path, b"K\x02K\x03\x86", b"K\x02K\x04\x86")
+    refused(path, "a tensor reaches out of its storage")
+
+
+def test_a_zip_that_would_grow_is_refused(tmp_path):
+    path = tmp_path / "state.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(10**6))
+    refused(path, "a zip that would grow")
+
+
+def test_what_is_not_known_is_named(tmp_path):
+    torch = pytest.importorskip("torch")
+    path = tmp_path / "state.pth"
+    torch.save({"a": torch.ones(2, dtype=torch.complex64)}, path)
+    refused(path, "it holds torch.ComplexFloatStorage, and tensors alone are read")
+    torch.save({"a": torch.eye(2).to_sparse()}, path)
+    refused(path, "it holds torch._utils._rebuild_sparse_tensor")
+
+
+# safetensors
+
+
+def test_bfloat16_is_the_first_half_of_a_float32(tmp_path):
+    path = tmp_path / "a.safetensors"
+    # float32 1.0 is 3f800000, -2.5 is c0200000.
+    data = bytes.fromhex("803f20c0")  # little-endian 3f80, c020
+    path.write_bytes(safetensors({"a": entry("BF16", [2, 1], 0, 4)}, data))
+    found = tensors.read(path, LIMIT)["a"]
+    assert found.dtype == "float32"
+    np.testing.assert_array_equal(found, [[1.0], [-2.5]])
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".safetensors.xz"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ((2**40).to_bytes(8, "little"), "its header would take 1,099,511,627,776 bytes"),
+        (safetensors({"a": entry("F32", [3], 0, 12)}, bytes(8)), "ends after 8 of 12 bytes"),
+        (safetensors({"a": entry("F32", [4], 0, 12)}, bytes(12)), "reshape"),
+        (safetensors({"a": entry("F4", [3], 0, 12)}, bytes(12)), "a is of the unknown dtype F4"),
+        (safetensors({"a": 1}), ""),
+        (safetensors([1]), ""),
+        (b"\5\0\0\0\0\0\0\0{[[[[", ""),
+        (b"", ""),
+    ],
+)
+def test_a_damaged_file_is_named(content, message, suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(lzma.compress(content) if suffix.endswith("xz") else content)
+    refused(path, message)
+
+
+def test_an_xz_that_would_grow_beyond_the_limit_is_refused_by_its_header(tmp_path):
+    path = tmp_path / "a.safetensors.xz"
+    header = {"a": entry("U8", [LIMIT + 1], 0, LIMIT + 1)}
+    path.write_bytes(lzma.compress(safetensors(header)))  # without any of those bytes
+    refused(path, "1,000,001 bytes, and 1,000,000 are far more than enough")
+
+
+def test_what_follows_the_tensors_in_an_xz_is_not_unpacked(tmp_path):
+    path = tmp_path / "a.safetensors.xz"
+    packed = lzma.compress(safetensors({"a": entry("U8", [2], 0, 2)}, b"\1\2") + bytes(10**7))
+    # Cut behind the first blocks: reading to the end would raise.
+    path.write_bytes(packed[: len(packed) // 2])
+    np.testing.assert_array_equal(tensors.read(path, LIMIT)["a"], [1, 2])
+
+
+# Any
+
+
+@pytest.mark.parametrize("suffix", tensors.SUFFIXES)
+def test_a_file_of_something_else_is_named(suffix, tmp_path):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"<html>404 Not Found</html>" * 100)
+    refused(path, "can't be read as a checkpoint")
+
+
+def test_a_cut_file_of_pytorch_is_named(tmp_path):
+    torch = pytest.importorskip("torch")
+    for zipped in (True, False):
+        buffer = io.BytesIO()
+        torch.save({"a": torch.ones(1000)}, buffer, _use_new_zipfile_serialization=zipped)
+        for length in (10, 300, 2000):
+            path = tmp_path / "a.pth"
+            path.write_bytes(buffer.getvalue()[:length])
+            refused(path)
+
+
+def test_an_hdf5_file_that_would_grow_is_refused(tmp_path):
+    path = tmp_path / "a.weights.h5"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("layers/conv2d/vars")
+        group.attrs["name"] = "conv1"
+        group.create_dataset("0", (LIMIT,), "float32")  # of which nothing is stored
+    assert path.stat().st_size < 10_000
+    refused(path, "would take 4,000,000 bytes")
