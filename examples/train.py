@@ -2,7 +2,7 @@
 
     python examples/train.py                       drawn street scenes, all GPUs, or the CPU
     python examples/train.py --dataset camvid --data CAMVID --backbone resnext50
-    python examples/train.py --cpu-devices 2 --epochs 1 --steps 2 --output two.keras
+    python examples/train.py --cpu-devices 2 --sync-batch-norm --epochs 1 --steps 2
 
 The last line runs two replicas on one CPU, as the tests do. Expect the validation mean IoU to
 rise from epoch to epoch. Not measured: several GPUs.
@@ -30,6 +30,9 @@ def main():
     parser.add_argument("--steps", type=int, help="an epoch; all if absent")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
     parser.add_argument("--cpu-devices", type=int, help="logical CPU devices, one replica on each")
+    parser.add_argument(
+        "--sync-batch-norm", action="store_true", help="batch statistics over all devices"
+    )
     parser.add_argument("--output", default="sanet.keras")
     options = parser.parse_args()
 
@@ -60,6 +63,8 @@ def main():
             class_names=data.class_names,
             palette=data.palette,
         )
+        if options.sync_batch_norm:
+            keras_sanet.distribution.synchronize_batch_norm(model)
         model.compile(
             optimizer=keras.optimizers.AdamW(
                 keras_sanet.schedules.poly_decay(options.learning_rate, options.epochs * steps),
@@ -77,7 +82,8 @@ def main():
         epochs=options.epochs,
         verbose=2,
     )
-    model.save(options.output)
+    with keras_sanet.saving.replacing(options.output) as path:
+        model.save(path)
     print(f"Saved {options.output}")
 
 

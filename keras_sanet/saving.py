@@ -276,7 +276,8 @@ def _count(path, file, size):
                 for key in entry:
                     link = entry.get(key, getlink=True)
                     if not isinstance(link, h5py.HardLink):
-                        refuse(f"{name}/{key}", f"a {type(link).__name__}")
+                        kind = type(link).__name__
+                        refuse(f"{name}/{key}", f"an {kind}" if kind[0] == "E" else f"a {kind}")
                     left.append((f"{name}/{key}", entry[key]))
             elif not isinstance(entry, h5py.Dataset):
                 refuse(name, f"a {type(entry).__name__}")

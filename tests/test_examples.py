@@ -23,6 +23,7 @@ def test_train_on_two_replicas_then_load_on_jax(tmp_path):
     scenes.write(tmp_path / "scenes", size=(32, 48), splits={"train": 4, "val": 4})
     saved = tmp_path / "two.keras"
     arguments = f"--data {tmp_path}/scenes --crop 32 48 --batch-size 4 --cpu-devices 2 --epochs 1"
+    arguments += " --sync-batch-norm"
     ran = _run("tensorflow", ROOT / "examples/train.py", *arguments.split(), "--output", saved)
     assert "2 replicas" in ran.stdout
 
