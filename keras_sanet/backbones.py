@@ -20,12 +20,10 @@ import re
 import keras
 from keras import layers
 
+from keras_sanet.foreign import from_model as from_model
 from keras_sanet.layers import BatchNormalization, Conv2D
+from keras_sanet.preprocessing import preprocess
 from keras_sanet.weights import imagenet, load_checkpoint
-
-# ImageNet's mean and standard deviation of RGB / 255, which torchvision and timm train with.
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
 
 #                 block         blocks a stage   groups  width of a group   channels of the stem
 _VARIANTS = {
@@ -75,16 +73,6 @@ def names():
     return list(_VARIANTS)
 
 
-def statistics(channels):
-    """The mean and the standard deviation, of values / 255, that backbones normalise each channel
-    with: ImageNet's of R, G, B; for one or two channels, and for those after RGB, the mean of the
-    three."""
-    return tuple(
-        (*rgb, *[sum(rgb) / 3] * (channels - 3)) if channels >= 3 else (sum(rgb) / 3,) * channels
-        for rgb in (_MEAN, _STD)
-    )
-
-
 def build(variant, input_shape=(None, None, 3), output_stride=8, weights=None, name=None):
     """Builds a backbone by name.
 
@@ -92,7 +80,7 @@ def build(variant, input_shape=(None, None, 3), output_stride=8, weights=None, n
         variant: "resnet18", "resnet50", "resnet101", "resnext50", "resnext101", or "resnet_tiny"
             (a ResNet-10 of a quarter of the width, for quick trials on a CPU).
         input_shape: (height, width, channels); None for any size. 3 channels are RGB; others are
-            normalised by `statistics`.
+            normalised by `preprocessing.statistics`.
         output_stride: 8, 16 or 32, pixels of the image to a cell of s4.
         weights: "imagenet" (see `weights.imagenet`: downloaded once; not of "resnet_tiny"), the
             path of a checkpoint (see `weights.load_checkpoint`), or None for random weights.
@@ -117,13 +105,7 @@ def build(variant, input_shape=(None, None, 3), output_stride=8, weights=None, n
     residual_block = {"basic": _basic_block, "bottleneck": _bottleneck_block}[block]
 
     image = keras.Input(input_shape, name="image")
-    means, deviations = statistics(input_shape[-1])
-    x = layers.Rescaling(
-        [1 / (255 * std) for std in deviations],
-        [-mean / std for mean, std in zip(means, deviations)],
-        dtype="float32",
-        name="normalization",
-    )(image)
+    x = preprocess(image, "torch")
     x = _convolution(x, stem, 7, stride=2, name="conv1")
     s0 = layers.ReLU(name="s0")(BatchNormalization(name="bn1")(x))
     # Zeros pad as -inf would: a ReLU comes before.

@@ -23,9 +23,9 @@ import numpy as np
 from keras import ops, tree
 from rich.progress import track
 
-from keras_sanet.backbones import statistics
 from keras_sanet.backend import compiles_each_shape, runs_on_cpu
 from keras_sanet.datasets.files import VOID, find_images, read_image
+from keras_sanet.preprocessing import statistics
 
 
 def predict_probabilities(

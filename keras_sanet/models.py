@@ -16,8 +16,6 @@ from keras_sanet.layers import (
     SegmentationOutput,
 )
 
-_TAPS = ("s0", "s1", "s2", "s3", "s4")
-
 
 def SANet(
     num_classes,
@@ -26,7 +24,7 @@ def SANet(
     input_shape=(None, None, 3),
     aggregator_filters=256,
     aggregator_dilation_rate=2,
-    taps=_TAPS,
+    taps=None,
     fusion="concatenate",
     bins=(1, 2, 3, 4, 6),
     pyramid_filters=512,
@@ -40,14 +38,16 @@ def SANet(
     Args:
         num_classes: number of classes, void not counted.
         backbone: a name ("resnet18", "resnet50", "resnet101", "resnext50", "resnext101",
-            "resnet_tiny") or a `keras.Model` from raw RGB to a dict of taps, the last one being
-            the map to classify.
+            "resnet_tiny"), a `keras.Model` from raw RGB to a dict of taps, the last one being the
+            map to classify, or another functional one (keras.applications, keras-cv, keras-hub),
+            which `backbones.from_model` makes into that.
         backbone_weights: "imagenet" (for a name; downloaded once), the path of a torchvision or
             timm checkpoint, or None for random weights; see `backbones.build`.
-        input_shape: (height, width, channels); None for any size.
+        input_shape: (height, width, channels); None for any size. A backbone's own holds.
         aggregator_filters: channels c' of the adapted maps and of the aggregator.
         aggregator_dilation_rate: dilation of both its convolutions, in cells.
-        taps: names of the maps that are aggregated, in the order they are read.
+        taps: names of the maps that are aggregated, in the order they are read; None for all that
+            the backbone has ("s0", "s1", "s2", "s3", "s4"), fine to coarse.
         fusion: how the aggregated map y joins the last tap: "concatenate", "add" (y is first taken
             to the tap's channels by a 1x1), or "aggregated" (y alone).
         bins: cells a side of the pooled grids; None for no pyramid (Figure 3).
@@ -67,12 +67,12 @@ def SANet(
         raise ValueError(
             f'`fusion` must be "concatenate", "add" or "aggregated". Received: fusion={fusion!r}.'
         )
-    if isinstance(taps, str) or len(taps) == 0:
+    if taps is not None and (isinstance(taps, str) or len(taps) == 0):
         raise ValueError(f"`taps` must be a list of names, one at least. Received: taps={taps!r}.")
     image, features, last = _features(backbone, backbone_weights, input_shape)
     maps = [
         FeatureAdapter(aggregator_filters, name=f"adapter_{tap}")(_tap(features, tap), target=last)
-        for tap in taps
+        for tap in taps or features
     ]  # Eq. 1
     y = ConvLSTMAggregator(
         aggregator_filters, dilation_rate=aggregator_dilation_rate, name="aggregator"
@@ -202,7 +202,7 @@ def _features(backbone, backbone_weights, input_shape):
     """The image, the dict of its taps, and the last of them."""
     if isinstance(backbone, str):
         backbone = backbones.build(backbone, input_shape, weights=backbone_weights, name="backbone")
-    elif not isinstance(backbone, keras.Model) or not isinstance(backbone.output, dict):
+    elif not isinstance(backbone, keras.Model):
         raise ValueError(
             "`backbone` must be the name of one or a `keras.Model` that returns a dict of taps, "
             f"the last being the map to classify. Received: {backbone!r}."
@@ -212,9 +212,13 @@ def _features(backbone, backbone_weights, input_shape):
             'backbone_weights="imagenet" is for the name of a backbone: build yours with its '
             f"weights, as backbones.ResNet50(weights=...) does. Received: {backbone!r}."
         )
-    elif backbone_weights is not None:
-        weights.load_checkpoint(backbone, backbone_weights)
-    image = keras.Input(input_shape, name="image")
+    else:
+        if not isinstance(getattr(backbone, "output", None), dict):
+            backbone = backbones.from_model(backbone)
+        if backbone_weights is not None:
+            weights.load_checkpoint(backbone, backbone_weights)
+    shape = [own or asked for own, asked in zip(backbone.input_shape[1:], input_shape)]
+    image = keras.Input(shape, name="image")
     features = backbone(image)
     return image, features, features[list(features)[-1]]
 

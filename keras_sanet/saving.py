@@ -38,7 +38,7 @@ _CLASSES = {
     "keras.src.applications.convnext": "LayerScale",
     "keras.regularizers": "L1 L1L2 L2",
     "keras.constraints": "MaxNorm NonNeg UnitNorm",
-    "keras.src.ops.numpy": "Add Concatenate Divide GetItem Max Mean Multiply Reshape Subtract "
+    "keras.src.ops.numpy": "Add Concatenate Divide Flip GetItem Max Mean Multiply Reshape Subtract "
     "Transpose TrueDivide",
 }
 _KNOWN = {(module, name) for module, names in _CLASSES.items() for name in names.split()}

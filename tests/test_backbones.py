@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_sanet import backbones, weights
+from keras_sanet import backbones, preprocessing, weights
 
 RESNET18 = Path(__file__).parents[2] / "shared" / "weights" / "resnet18.safetensors.xz"
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -190,7 +190,7 @@ def test_channels_that_are_not_rgb_are_normalised_by_the_mean_of_the_three():
         (3, [*MEAN], [*STD]),
         (5, [*MEAN, mean, mean], [*STD, std, std]),
     ):
-        found = backbones.statistics(channels)
+        found = preprocessing.statistics(channels)
         np.testing.assert_allclose(found, (means, deviations), rtol=1e-12)
         layer = backbones.build("resnet_tiny", (None, None, channels)).get_layer("normalization")
         y = layer(np.full((1, 2, 2, channels), 51, "float32"))  # 51 / 255 = 0.2

@@ -37,6 +37,20 @@ print(json.dumps([keras.backend.backend(), list(logits.shape), bool(numpy.isfini
     assert json.loads(loaded.stdout.splitlines()[-1]) == ["jax", [1, 20, 30, 8], True]
 
 
+def test_drop_in_prints_the_mean_iou_without_and_with_the_aggregator(tmp_path):
+    from keras_sanet.datasets import scenes
+
+    scenes.write(tmp_path / "scenes", size=(32, 48), splits={"train": 8, "val": 8})
+    arguments = f"--data {tmp_path}/scenes --crop 32 48 --epochs 1"
+    ran = _run(keras.backend.backend(), ROOT / "examples/drop_in.py", *arguments.split())
+    lines = ran.stdout.splitlines()[-2:]
+    assert [line.rpartition(" ")[0] for line in lines] == [
+        "without the aggregator: mean IoU",
+        "with the aggregator: mean IoU",
+    ]
+    assert all(0 <= float(line.rpartition(" ")[2]) <= 1 for line in lines)
+
+
 def _run(backend, *arguments):
     environment = {**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
     ran = subprocess.run(

@@ -20,9 +20,9 @@ SOURCES = {
 # Each may import those before it, and its own folder.
 ORDER = (
     "version", "backend", "layers", "saving", "distribution", "losses", "schedules", "metrics",
-    "datasets", "tensors", "weights", "visualization", "inspection", "backbones", "models",
-    "presets", "pipeline", "inference", "evaluation", "report", "training", "benchmark", "cli",
-    "__main__",
+    "datasets", "tensors", "weights", "visualization", "inspection", "preprocessing", "foreign",
+    "backbones", "models", "presets", "pipeline", "inference", "evaluation", "report", "training",
+    "benchmark", "cli", "__main__",
 )  # fmt: skip
 
 

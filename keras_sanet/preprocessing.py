@@ -1,0 +1,64 @@
+"""What networks were trained with instead of raw RGB, 0..255."""
+
+from keras import layers, ops
+
+# ImageNet's mean and standard deviation of RGB / 255, which torchvision and timm train with.
+_MEAN = (0.485, 0.456, 0.406)
+_STD = (0.229, 0.224, 0.225)
+
+
+def statistics(channels):
+    """Mean and standard deviation, of values / 255, that each channel is normalised with.
+
+    ImageNet's of R, G, B; for one or two channels, and for those after RGB, the mean of the three.
+    """
+    others = channels - 3 if channels >= 3 else channels
+    return tuple(
+        (of_rgb if channels >= 3 else ()) + (sum(of_rgb) / 3,) * others for of_rgb in (_MEAN, _STD)
+    )
+
+
+def _standardize(channels):
+    means, deviations = statistics(channels)
+    scale = [1 / (255 * deviation) for deviation in deviations]
+    return scale, [-mean / deviation for mean, deviation in zip(means, deviations)]
+
+
+# Raw RGB times the scale plus the offset; the channels in the order R, G, B (as
+# `keras.applications.imagenet_utils.preprocess_input` calls and defines most of them).
+#   name     scale            offset                         then to BGR
+MODES = {
+    "none": (1.0, 0.0, False),
+    "unit": (1 / 255, 0.0, False),
+    "tf": (1 / 127.5, -1.0, False),
+    "tf128": (1 / 128, -1.0, False),
+    "torch": (*_standardize(3), False),
+    "caffe": (1.0, [-123.68, -116.779, -103.939], True),
+}
+
+
+def preprocess(image, mode):
+    """Raw images to what a network was trained with.
+
+    Args:
+        image: (batch, height, width, channels), 0..255; channels other than RGB for "torch" alone.
+        mode: a name of `MODES`, or a layer.
+
+    Returns: float32 (batch, height, width, channels), also under mixed precision: bfloat16 would
+        round the image.
+    """
+    if isinstance(mode, str) and mode not in MODES:
+        raise ValueError(
+            f"`preprocessing` must be one of {', '.join(MODES)}, or a layer. Received: {mode!r}."
+        )
+    if isinstance(mode, str):
+        scale, offset, bgr = MODES[mode]
+        if mode == "torch":
+            scale, offset = _standardize(image.shape[-1])
+    elif hasattr(mode, "scale") and hasattr(mode, "offset"):  # keras-hub's ImageConverter
+        scale = 1.0 if mode.scale is None else mode.scale
+        offset, bgr = 0.0 if mode.offset is None else mode.offset, False
+    else:
+        return mode(image)
+    x = layers.Rescaling(scale, offset, dtype="float32", name="normalization")(image)
+    return ops.flip(x, axis=-1) if bgr else x
