@@ -1,5 +1,5 @@
-"""The command line, `keras-sanet`: demo, train, evaluate, compare, predict, convert, benchmark,
-inspect, save-preset, datasets, presets."""
+"""The command line, `keras-sanet`: demo, train, evaluate, compare, predict, convert, export,
+benchmark, inspect, save-preset, datasets, presets."""
 
 import argparse
 import ast
@@ -33,6 +33,8 @@ from keras_sanet import (
 )
 from keras_sanet.benchmark import Benchmark
 from keras_sanet.datasets.files import by_number, find_images, frames, open_image
+from keras_sanet.export import FORMATS, PRECISIONS
+from keras_sanet.export import export as export_model
 from keras_sanet.inspection import Inspection
 from keras_sanet.version import __version__
 
@@ -281,6 +283,30 @@ def convert(options):
     backbone = backbones.build(options.backbone, (None, None, options.channels))
     print(weights.convert(backbone, options.checkpoint, options.output))
     print(f"Weights:   {Path(options.output).resolve()}")
+
+
+def export(options):
+    """Writes a saved model for another runtime: TensorFlow Serving, ONNX Runtime, OpenVINO, LiteRT.
+
+    The backend must be able to: TensorFlow is for all formats, PyTorch for onnx and openvino, JAX
+    for tf_saved_model.
+    """
+    model = _load_model(options.saved_model)
+    images = [image for argument in options.calibration_images or () for image in _images(argument)]
+    path = export_model(
+        model,
+        options.output,
+        options.format,
+        tuple(options.image_size) if options.image_size else None,
+        options.batch_size or None,
+        options.preprocessing,
+        options.postprocessing,
+        options.precision,
+        [np.array(open_image(image)) for image in images] or None,
+    )
+    files = [p for p in (path, path.with_suffix(".bin")) if p.is_file()] or path.rglob("*")
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    print(f"{options.format}, {size / 1e6:.1f} MB: {path.resolve()}")
 
 
 def benchmark(options):
@@ -604,6 +630,35 @@ def _parser():
     sub.add_argument("output", metavar="OUTPUT.weights.h5", help="file to write")
     sub.add_argument("--backbone", choices=backbones.names(), required=True, help="its network")
     sub.add_argument("--channels", type=int, default=3, help="of the images; 3 is RGB")
+
+    sub = command(export)
+    sub.add_argument("saved_model", metavar="MODEL", help="a preset, or a saved model.keras")
+    sub.add_argument("output", metavar="OUTPUT", help=".onnx, .xml or .tflite, or a folder")
+    sub.add_argument("--format", choices=FORMATS, required=True, help="what to write")
+    sub.add_argument("--image-size", **size, help="that it computes at; any if absent")
+    sub.add_argument("--batch-size", type=int, default=1, help="images at once; 0 for any")
+    sub.add_argument(
+        "--preprocessing",
+        action="store_true",
+        help="take uint8 images of any size, and resize them to --image-size",
+    )
+    sub.add_argument(
+        "--postprocessing",
+        action="store_true",
+        help="give the mask of class ids at the size of the image, instead of logits",
+    )
+    sub.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="float32",
+        help="float16 and int8 are for openvino and litert",
+    )
+    sub.add_argument(
+        "--calibration-images",
+        nargs="+",
+        metavar="IMAGE",
+        help="for int8, files, folders or patterns of some images as they will come",
+    )
 
     sub = command(benchmark)
     _add_model(sub)

@@ -21,8 +21,8 @@ SOURCES = {
 ORDER = (
     "version", "backend", "layers", "saving", "distribution", "losses", "schedules", "metrics",
     "datasets", "tensors", "weights", "visualization", "inspection", "preprocessing", "foreign",
-    "backbones", "models", "presets", "pipeline", "inference", "evaluation", "report", "training",
-    "benchmark", "cli", "__main__",
+    "backbones", "models", "presets", "pipeline", "inference", "evaluation", "report", "export",
+    "training", "benchmark", "cli", "__main__",
 )  # fmt: skip
 
 

@@ -12,8 +12,13 @@ a CPU it takes another road where the backend's own is slow:
   that of a grouped convolution some 80 times slower than that of a dense one. So neighbouring
   groups are joined to chunks of at least `_CHUNK_CHANNELS` channels, and each chunk is one dense
   convolution with a block-diagonal kernel: the same sums, plus products with zeros.
+
+Within `native_form` it is the backend's own convolution on every device, groups, dilation and all:
+what an exported graph should hold.
 """
 
+import contextlib
+import contextvars
 import functools
 
 import keras
@@ -23,6 +28,19 @@ from keras_sanet.backend import runs_on_cpu
 
 # Fewer, wider chunks compile faster and multiply more zeros.
 _CHUNK_CHANNELS = 64
+
+# Of this thread, and of the calls it makes, alone.
+_NATIVE = contextvars.ContextVar("native_form", default=False)
+
+
+@contextlib.contextmanager
+def native_form():
+    """Within it every convolution that is called or traced is one operation of the backend."""
+    token = _NATIVE.set(True)
+    try:
+        yield
+    finally:
+        _NATIVE.reset(token)
 
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
@@ -50,6 +68,8 @@ def convolve(inputs, kernel, strides=(1, 1), padding="same", dilation_rate=(1, 1
     filters)."""
     backend = keras.backend.backend()
     kernel = ops.convert_to_tensor(kernel)
+    if _NATIVE.get():
+        return _convolve_natively(inputs, kernel, strides, padding, dilation_rate, groups)
     if runs_on_cpu():
         if kernel.shape[:2] == (1, 1) and groups == 1:
             if max(strides) > 1:
@@ -68,6 +88,21 @@ def convolve(inputs, kernel, strides=(1, 1), padding="same", dilation_rate=(1, 1
 
             return convolution_jax.convolve(inputs, kernel, dilation_rate)
     return ops.conv(inputs, kernel, strides, padding, "channels_last", dilation_rate)
+
+
+def _convolve_natively(inputs, kernel, strides, padding, dilation_rate, groups):
+    if keras.backend.backend() != "tensorflow":
+        return ops.conv(inputs, kernel, strides, padding, "channels_last", dilation_rate)
+    import tensorflow as tf
+
+    # Keras's form goes through copies of the map where it is dilated, and through XLA with groups.
+    if padding == "same" and max(strides) == 1 and _is_odd(kernel):
+        # In numbers: ONNX Runtime refuses "same" with dilation where the size is open.
+        rows, columns = (n // 2 * d for n, d in zip(kernel.shape, dilation_rate))
+        padding = [[0, 0], [rows, rows], [columns, columns], [0, 0]]
+    else:
+        padding = padding.upper()
+    return tf.nn.conv2d(inputs, kernel, strides, padding, dilations=dilation_rate)
 
 
 def _multiply(inputs, matrix):

@@ -102,11 +102,11 @@ class PyramidPooling(keras.layers.Layer):
             cells = ops.relu(normalization(convolution(cells), training=training))
             # Every cell (i, j) times every kernel position (p, q), then over the rows of the map.
             products = ops.matmul(
-                ops.reshape(cells, (1, -1, cells.shape[-1])),
-                ops.reshape(kernel, (9, -1, self.filters)),
+                ops.reshape(cells, (-1, cells.shape[-1])),
+                ops.reshape(ops.transpose(kernel, (2, 0, 1, 3)), (cells.shape[-1], -1)),
             )
-            products = ops.reshape(products, (3, 3, -1, n, n, self.filters))
-            products = ops.transpose(products, (2, 0, 3, 1, 4, 5))
+            products = ops.reshape(products, (-1, n, n, 3, 3, self.filters))
+            products = ops.transpose(products, (0, 3, 1, 4, 2, 5))
             products = ops.reshape(products, (-1, 3 * n, 3 * n, self.filters))
             spread.append(weigh_rows(_spreading_matrix(height, n, dtype), products))
             columns.append(_spreading_matrix(width, n, dtype))
@@ -133,7 +133,8 @@ def _starts(lengths):
 def _pooling_matrix(cells, size, dtype):
     """(cells, size): row i averages positions floor(i size / cells) .. ceil((i+1) size / cells)."""
     position, cell = ops.arange(size)[None, :], ops.arange(cells)[:, None]
-    start, stop = cell * size // cells, -(-(cell + 1) * size // cells)
+    # The division of what is not negative: ONNX rounds a quotient towards 0.
+    start, stop = cell * size // cells, ((cell + 1) * size + cells - 1) // cells
     inside = ops.cast((position >= start) & (position < stop), "float32")
     return ops.cast(inside / ops.sum(inside, axis=1, keepdims=True), dtype)
 

@@ -1,0 +1,403 @@
+"""Models as files for other runtimes, with what happens to an image before and after.
+
+Keras's own export and the formats' own converters write them. A format is written by some backends
+alone; under another one save the model as `.keras`, and load and export it under one that can:
+
+| format | runs in | tensorflow | jax | torch |
+|---|---|---|---|---|
+| "tf_saved_model", a folder | TensorFlow (Serving) | any size | any size, device as exporting | - |
+| "onnx", `.onnx` | ONNX Runtime | any size | - | any size |
+| "openvino", `.xml` and `.bin` | OpenVINO | any size | - | any size |
+| "litert", `.tflite` | LiteRT, TensorFlow Lite | any size | - | - |
+
+(-: tried with Keras 3.15. On PyTorch, Keras writes a SavedModel through `torch_xla` and LiteRT
+through `litert-torch`, which fail on sizes that are computed in the graph; on JAX, ONNX Runtime
+refuses what `jax2onnx` writes, and Keras can't write LiteRT.)
+
+A graph for any size computes its resizing matrices anew for each image, and LiteRT resizes its
+tensors before each new size (`Interpreter.resize_tensor_input`); with `image_size` all that is
+constant, and quicker. Each convolution is one operation of the format, groups and dilation
+included. OpenVINO computes in bfloat16 where the processor has it, unless it is compiled with
+`{"INFERENCE_PRECISION_HINT": "f32"}`.
+"""
+
+import contextlib
+import importlib.util
+import itertools
+import json
+import os
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sanet.backend import argmax
+from keras_sanet.datasets.files import VOID, read_image
+from keras_sanet.layers.convolution import native_form
+from keras_sanet.layers.resizing import resize
+
+_SUFFIXES = {"tf_saved_model": "", "onnx": ".onnx", "openvino": ".xml", "litert": ".tflite"}
+# The packages that a format needs, by the backends that can write it.
+_NEEDS = {
+    "tf_saved_model": {"tensorflow": (), "jax": ("tensorflow",)},
+    "onnx": {"tensorflow": ("onnx", "tf2onnx"), "torch": ("onnx", "onnxscript")},
+    "openvino": {"tensorflow": ("openvino",), "torch": ("onnx", "onnxscript", "openvino")},
+    "litert": {"tensorflow": ()},
+}
+FORMATS = tuple(_NEEDS)
+PRECISIONS = ("float32", "float16", "int8")
+_PRECISIONS = {
+    "tf_saved_model": PRECISIONS[:1],
+    "onnx": PRECISIONS[:1],
+    "openvino": PRECISIONS,
+    "litert": PRECISIONS,
+}
+_CALIBRATED = 100  # images at most
+
+
+def export(
+    model,
+    path,
+    format,
+    image_size=None,
+    batch_size=1,
+    preprocessing=False,
+    postprocessing=False,
+    precision="float32",
+    calibration_images=None,
+):
+    """Writes a model for another runtime.
+
+    The file has one input, "image", (batch, height, width, 3), RGB 0..255, and one output:
+    "logits", float32 (batch, height, width, classes), or "mask". Where the model knows its class
+    names and colours, so does the file: ONNX's metadata properties and OpenVINO's runtime
+    information `keras_sanet` hold `class_names` and `palette` in JSON, a `.tflite` file (to be read
+    as a zip archive) and the folder `assets.extra` of a SavedModel hold them as `classes.json`.
+
+    What was at `path` is replaced when the new one is whole, a file in one step. A SavedModel and
+    OpenVINO's two files are moved: killed just then, the old ones are in a hidden folder beside.
+
+    Args:
+        model: images to logits, or to a dict with "logits".
+        path: of the file: `.onnx`, `.tflite`, or `.xml` (its `.bin` beside); or of the folder.
+        format: "tf_saved_model", "onnx", "openvino" or "litert".
+        image_size: (height, width) in pixels, that the network computes at. None: any.
+        batch_size: images computed at once. None: any (but on PyTorch).
+        preprocessing: whether the file takes uint8 images of any size, resized to `image_size` if
+            there is one (bilinear, no antialiasing). Else it takes float32 ones of `image_size`.
+        postprocessing: whether the file gives the mask of class ids at the size of what it was
+            given, uint8 (batch, height, width) (int32 for more than 255 classes): the largest of
+            the logits, resized where need be. Else logits of `image_size`.
+        precision: "float32"; for OpenVINO and LiteRT also "float16" (weights kept so, half the
+            size) or "int8" (weights, and most of what is computed).
+        calibration_images: for "int8", some images as they will come (paths, or RGB 0..255 arrays
+            (height, width, 3)), whose ranges of values set the scales. At most 100 are taken.
+            LiteRT's needs an `image_size` too.
+
+    Returns: the path.
+
+    Raises: ValueError where the backend can't write the format, or an argument is not as above;
+        ImportError that names the package to install; FileExistsError where `path` is a folder of
+        something else.
+
+    Example:
+        export(model, "model.onnx", "onnx", image_size=(473, 473), preprocessing=True,
+               postprocessing=True)
+    """
+    path = Path(path)
+    _check(path, format, precision)
+    if isinstance(model.output, dict):
+        model = keras.Model(model.input, model.output["logits"])
+    image_size = _image_size(model, image_size)
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ValueError(f"`batch_size` must be None or at least 1. Received: {batch_size!r}.")
+    if (precision == "int8") != (calibration_images is not None):
+        raise ValueError(
+            '`calibration_images` must be given for precision="int8", and for no other. Received: '
+            f"precision={precision!r}, calibration_images={calibration_images!r}."
+        )
+    if precision == "int8" and format == "litert" and (image_size is None or batch_size is None):
+        raise ValueError(
+            "LiteRT computes int8 at one size. Pass image_size=(height, width) and `batch_size`. "
+            f"Received: image_size={image_size}, batch_size={batch_size}."
+        )
+    if batch_size is None and keras.backend.backend() == "torch":
+        raise ValueError(
+            "PyTorch exports one batch size. Pass `batch_size`, or load the model under "
+            "TensorFlow. Received: batch_size=None."
+        )
+    size = (None, None) if preprocessing or image_size is None else image_size
+    shape = (batch_size, *size, 3)
+    classes = {
+        name: value
+        for name in ("class_names", "palette")
+        if (value := getattr(model.layers[-1], name, None)) is not None
+    }
+    samples = None
+    if precision == "int8":
+        samples = _calibration(calibration_images, shape, preprocessing)
+    job = _Job(
+        _deployed(model, shape, image_size, preprocessing, postprocessing),
+        shape,
+        classes,
+        precision,
+        samples,
+    )
+    with _replacing(path) as new, native_form(), warnings.catch_warnings():
+        if keras.backend.backend() == "torch":  # its tracer warns of every size that it follows
+            warnings.simplefilter("ignore")
+        _WRITERS[format](job, new)
+    return path
+
+
+class _Job(NamedTuple):
+    """What a writer needs: the model with all that is to be inside, the shape of its input (some
+    backends trace another), class names and palette, precision, inputs to calibrate with."""
+
+    model: keras.Model
+    shape: tuple
+    classes: dict
+    precision: str
+    samples: list | None
+
+
+def _check(path, format, precision):
+    backend = keras.backend.backend()
+    if format not in _NEEDS:
+        raise ValueError(f"Unknown format {format!r}. Known: {', '.join(FORMATS)}.")
+    if backend not in _NEEDS[format]:
+        others = " or ".join(_NEEDS[format])
+        raise ValueError(
+            f"The format {format!r} can't be written under Keras's backend {backend}. Save the "
+            f"model as .keras, and load and export it with KERAS_BACKEND={others}."
+        )
+    if precision not in _PRECISIONS[format]:
+        raise ValueError(
+            f"The format {format!r} has the precisions {', '.join(_PRECISIONS[format])}. "
+            f"Received: precision={precision!r}."
+        )
+    needs = _NEEDS[format][backend]
+    if (format, precision) == ("openvino", "int8"):
+        needs = (*needs, "nncf")
+    missing = [name for name in needs if not importlib.util.find_spec(name)]
+    if missing:
+        raise ImportError(
+            f"The format {format!r} needs {', '.join(missing)} for {precision} under {backend}: "
+            "pip install 'keras-sanet[export]'."
+        )
+    if path.suffix != _SUFFIXES[format] and _SUFFIXES[format]:
+        raise ValueError(
+            f"`path` must end in {_SUFFIXES[format]} for the format {format!r}. Received: {path}."
+        )
+    if format == "tf_saved_model":
+        is_model = path.is_dir() and (not any(path.iterdir()) or (path / "saved_model.pb").exists())
+        if path.exists() and not is_model:
+            raise FileExistsError(f"{path} exists and is no SavedModel. Give another path.")
+    elif path.is_dir():
+        raise FileExistsError(f"{path} is a folder. Give another path.")
+
+
+def _image_size(model, image_size):
+    """(height, width) that the model is to compute at, or None."""
+    fixed = model.input_shape[1:3]
+    if image_size is None:
+        return None if None in fixed else tuple(fixed)
+    sizes = tuple(image_size) if np.iterable(image_size) else ()
+    if len(sizes) != 2 or not all(isinstance(n, int) and n > 0 for n in sizes):
+        raise ValueError(
+            f"`image_size` must be (height, width) in pixels, or None. Received: {image_size!r}."
+        )
+    if any(a not in (None, b) for a, b in zip(fixed, sizes)):
+        raise ValueError(
+            f"The model takes images of {fixed[0]} x {fixed[1]} pixels (height x width) alone. "
+            f"Received: image_size={image_size}."
+        )
+    return sizes
+
+
+def _deployed(model, shape, image_size, preprocessing, postprocessing):
+    """The model with what comes before and after it, "image" to {"logits"} or {"mask"}."""
+    dtype = "uint8" if preprocessing else "float32"
+    image = keras.Input(_traced(shape)[1:], shape[0], dtype, name="image")
+    layer = _Deployed(model, image_size, postprocessing, dtype="float32", autocast=False)
+    return keras.Model(image, {"mask" if postprocessing else "logits": layer(image)})
+
+
+def _traced(shape):
+    """The shape of the input that is traced. On PyTorch, Keras has another exporter for fixed
+    shapes, which fails after a long time."""
+    return (shape[0], None, None, 3) if keras.backend.backend() == "torch" else shape
+
+
+class _Deployed(keras.layers.Layer):
+    """What an exported file computes. It is never saved by itself, so it isn't registered.
+
+    Call arguments: images, (batch, height, width, 3), uint8 or float32.
+    Returns: logits or a mask, see `export`.
+    """
+
+    def __init__(self, model, image_size, postprocessing, **kwargs):
+        super().__init__(**kwargs)
+        self.model, self.image_size, self.postprocessing = model, image_size, postprocessing
+
+    def call(self, images):
+        size = ops.shape(images)[1:3]
+        x = ops.cast(images, "float32")
+        if self.image_size is not None:
+            # To the shape that it has, so that converters know it too.
+            x = ops.reshape(resize(x, self.image_size), (self.batch or -1, *self.image_size, 3))
+        logits = self.model(x, training=False)
+        if not self.postprocessing:
+            return logits
+        if self.image_size is not None:
+            logits = resize(logits, size)
+        return ops.cast(argmax(logits), self.mask_dtype)
+
+    def build(self, images_shape):
+        self.batch, classes = images_shape[0], self.model.output_shape[-1]
+        self.mask_dtype = "uint8" if classes <= VOID else "int32"
+
+    def compute_output_spec(self, images):
+        if self.postprocessing:
+            return keras.KerasTensor(images.shape[:-1], self.mask_dtype)
+        size = self.image_size or images.shape[1:3]
+        return keras.KerasTensor((images.shape[0], *size, self.model.output_shape[-1]))
+
+
+def _calibration(images, shape, preprocessing):
+    """Inputs of the exported model, arrays of one batch each."""
+    batch, *size, _ = shape
+    dtype = "uint8" if preprocessing else "float32"
+    samples = []
+    for image in itertools.islice(images, _CALIBRATED):
+        array = read_image(image) if isinstance(image, (str, Path)) else np.asarray(image)
+        if array.ndim != 3 or array.shape[-1] != 3:
+            raise ValueError(
+                "`calibration_images` must be paths or arrays (height, width, 3). Received: shape "
+                f"{array.shape}."
+            )
+        if None not in size and array.shape[:2] != tuple(size):
+            resized = resize(ops.convert_to_tensor(array[None].astype("float32")), size)
+            array = ops.convert_to_numpy(resized)[0]
+        samples.append(np.repeat(array[None].astype(dtype), batch or 1, axis=0))
+    if not samples:
+        raise ValueError("`calibration_images` must hold an image at least. Received: none.")
+    return samples
+
+
+@contextlib.contextmanager
+def _replacing(path):
+    """Gives a path of the same name, in a hidden folder beside, that is moved to `path` with all
+    that was written beside it once the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+        new, old = Path(folder, "new"), Path(folder, "old")
+        new.mkdir()
+        old.mkdir()
+        yield new / path.name
+        written = sorted(new.iterdir())
+        if len(written) == 1 and written[0].is_file():
+            os.replace(written[0], path)
+            return
+        try:
+            for item in written:
+                if (path.parent / item.name).exists():
+                    os.replace(path.parent / item.name, old / item.name)
+            for item in written:
+                os.replace(item, path.parent / item.name)
+        except BaseException:
+            for item in old.iterdir():
+                os.replace(item, path.parent / item.name)
+            raise
+
+
+def _write_saved_model(job, path):
+    # JAX alone: the gradient of a graph for any size can't be written, and isn't needed.
+    on_jax = keras.backend.backend() == "jax"
+    kwargs = {"jax2tf_kwargs": {"with_gradient": False}} if on_jax else {}
+    _export(job, path, "tf_saved_model", **kwargs)
+    if job.classes:
+        (path / "assets.extra").mkdir()
+        (path / "assets.extra" / "classes.json").write_text(json.dumps(job.classes), "utf-8")
+
+
+def _export(job, path, format, **kwargs):
+    """Keras's own export."""
+    signature = keras.InputSpec(shape=_traced(job.shape), dtype=job.model.input.dtype, name="image")
+    job.model.export(str(path), format=format, verbose=False, input_signature=[signature], **kwargs)
+
+
+def _write_onnx(job, path):
+    import onnx
+
+    _export(job, path, "onnx")
+    file = onnx.load(path)
+    _name_onnx(file.graph, *job.model.output, job.shape)
+    onnx.helper.set_model_props(file, {k: json.dumps(v) for k, v in job.classes.items()})
+    onnx.save(file, path)
+
+
+def _name_onnx(graph, output, shape):
+    """Names the one output, and sets the sizes of the input that are fixed."""
+    (result,) = graph.output
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [output if name == result.name else name for name in names]
+    result.name = output
+    for dimension, size in zip(graph.input[0].type.tensor_type.shape.dim, shape):
+        if size is not None:
+            dimension.dim_value = size
+
+
+def _write_openvino(job, path):
+    import openvino
+
+    write = _write_onnx if keras.backend.backend() == "torch" else _write_saved_model
+    with tempfile.TemporaryDirectory() as folder:
+        write(job, Path(folder, "model"))
+        model = openvino.convert_model(Path(folder, "model"))
+        model.inputs[0].tensor.set_names({"image"})
+        model.outputs[0].tensor.set_names(set(job.model.output))
+        if job.precision == "int8":
+            import nncf
+
+            # The matrix products are resizing and pooling: cheap, and exact in float alone.
+            ignored = nncf.IgnoredScope(types=["MatMul"], validate=False)
+            samples = nncf.Dataset(job.samples)
+            model = nncf.quantize(
+                model, samples, subset_size=len(job.samples), ignored_scope=ignored
+            )
+    for name, value in job.classes.items():
+        model.set_rt_info(json.dumps(value), ["keras_sanet", name])
+    openvino.save_model(model, path, compress_to_fp16=job.precision == "float16")
+
+
+def _write_litert(job, path):
+    import tensorflow as tf
+
+    with tempfile.TemporaryDirectory() as folder:
+        _write_saved_model(job, Path(folder, "model"))
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(Path(folder, "model")))
+        if job.precision != "float32":
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        if job.precision == "float16":
+            converter.target_spec.supported_types = [tf.float16]
+        if job.precision == "int8":
+            converter.representative_dataset = lambda: ([sample] for sample in job.samples)
+        path.write_bytes(converter.convert())
+    if job.classes:
+        with zipfile.ZipFile(path, "a") as archive:
+            archive.writestr("classes.json", json.dumps(job.classes))
+
+
+_WRITERS = {
+    "tf_saved_model": _write_saved_model,
+    "onnx": _write_onnx,
+    "openvino": _write_openvino,
+    "litert": _write_litert,
+}
