@@ -40,10 +40,11 @@ from keras_sanet.version import __version__
 
 # Arguments of `train` that a preset keeps as its recipe.
 _RECIPE = (
-    "dataset", "preset", "weights", "crop", "scale_range", "image_scale", "batch_size", "epochs",
+    "dataset", "preset", "weights", "scale_range", "image_scale", "batch_size", "epochs",
     "lovasz_epochs", "learning_rate", "precision", "seed",
 )  # fmt: skip
-_MODELS = {"sanet": models.SANet, "pspnet": models.PSPNet, "fcn": models.FCN}
+_MODELS = {name.lower(): builder for name, builder in presets.BUILDERS.items()}
+_MODEL_DEFAULTS = {"model": "sanet", "backbone": "resnext50", "aggregator_filters": 256}
 
 
 def main(arguments=None):
@@ -115,6 +116,8 @@ def train(options):
         options = argparse.Namespace(**{**vars(options), **saved, "output": str(run)})
     elif options.dataset is None:
         raise ValueError("--dataset must be given (or --resume RUN).")
+    elif options.preset:
+        _check_preset(options)
     dataset = _load_dataset(options)
     keras.utils.set_random_seed(options.seed)
     keras.config.set_dtype_policy(options.precision)
@@ -137,9 +140,9 @@ def train(options):
     )
     classes = {"class_names": dataset.class_names, "palette": dataset.palette}
     if options.preset:
-        if options.weights:
-            raise ValueError("Give --preset, a model, or --weights of a backbone: not both.")
-        model = presets.from_preset(options.preset, dataset.num_classes, **classes)
+        new = options.preset in presets.REFERENCES
+        start = {"load_weights": False, "backbone_weights": options.weights} if new else {}
+        model = presets.from_preset(options.preset, dataset.num_classes, **start, **classes)
     else:
         model = _build_model(
             options, dataset.num_classes, backbone_weights=options.weights, **classes
@@ -147,7 +150,7 @@ def train(options):
     if options.resume:
         output = Path(options.output)
     else:
-        output = _new_folder(options.output or f"runs/{options.dataset}-{options.model}")
+        output = _new_folder(options.output or f"runs/{options.dataset}-{model.name}")
         _write_config(options, output)
     print(
         f"{model.name} with {model.count_params():,} parameters on {dataset.name}: "
@@ -172,6 +175,22 @@ def train(options):
     _finish(model, dataset, output, (options.image_scale,), options.val_split)
     scales = "" if options.image_scale == 1 else f" --scales {options.image_scale:g}"
     print(f"Use it:    keras-sanet predict {output / 'model.keras'} IMAGE ...{scales}")
+
+
+def _check_preset(options):
+    """A preset is a whole model: what else says which model it is must not be given."""
+    if not options.preset.endswith(".keras"):
+        presets.config(options.preset)  # an unknown one is told before all is read
+    given = [name for name, value in _MODEL_DEFAULTS.items() if getattr(options, name) != value]
+    if options.weights and options.preset not in presets.REFERENCES:
+        given.append("weights")
+    if given:
+        raise ValueError(
+            f"--preset {options.preset} is a whole model. Leave out --"
+            f"{', --'.join(name.replace('_', '-') for name in given)}."
+        )
+    for name in _MODEL_DEFAULTS:
+        setattr(options, name, None)
 
 
 def evaluate(options):
@@ -359,17 +378,18 @@ def save_preset(options):
     run = Path(options.run)
     for name in ("model.keras", "config.json", "evaluation.json"):
         if not (run / name).is_file():
-            raise FileNotFoundError(f"{run} is no finished training run: it holds no {name}.")
+            raise FileNotFoundError(f"{run} is no finished `train` run: it holds no {name}.")
     config = json.loads((run / "config.json").read_text("utf-8"))
-    recipe = {name: config["arguments"].get(name) for name in _RECIPE}
-    if recipe["weights"]:
-        recipe["weights"] = Path(recipe["weights"]).name
+    arguments = config["arguments"]
+    recipe = {name: arguments[name] for name in _RECIPE if arguments.get(name) is not None}
+    for name in {"weights", "preset"} & recipe.keys():
+        recipe[name] = Path(recipe[name]).name  # where the file lies is nobody's business
     presets.save_preset(
         _load_model(run / "model.keras"),
         options.output,
         figures=json.loads((run / "evaluation.json").read_text("utf-8")),
         recipe={**recipe, "versions": config["versions"]},
-        crop=config["arguments"]["crop"],
+        crop=arguments["crop"],
         licence=options.licence,
         dtype=options.dtype,
     )
@@ -510,9 +530,14 @@ def _write_config(options, output):
     arguments = {
         k: v for k, v in vars(options).items() if k not in ("command", "resume", "verbose")
     }
-    for name in ("data", "cache", "weights", "preset"):
-        is_name = name == "data" and options.dataset == "tfds"
-        if arguments[name] is not None and not is_name and Path(arguments[name]).exists():
+    is_name = {
+        "data": options.dataset == "tfds",
+        "cache": False,
+        "weights": options.weights == "imagenet",
+        "preset": options.preset in presets.list_presets() or "://" in str(options.preset),
+    }
+    for name in is_name:
+        if arguments[name] is not None and not is_name[name]:
             arguments[name] = str(Path(arguments[name]).resolve())
     config = {
         "arguments": arguments,
@@ -686,9 +711,10 @@ def _parser():
 
 
 def _add_model(parser):
-    parser.add_argument("--model", choices=_MODELS, default="sanet", help="architecture")
-    parser.add_argument("--backbone", choices=backbones.names(), default="resnext50", help="stem")
-    parser.add_argument("--aggregator-filters", type=int, default=256, help="channels c' of SANet")
+    parser.add_argument("--model", choices=_MODELS, help="architecture")
+    parser.add_argument("--backbone", choices=backbones.names(), help="stem")
+    parser.add_argument("--aggregator-filters", type=int, help="channels c' of SANet")
+    parser.set_defaults(**_MODEL_DEFAULTS)
     parser.add_argument(
         "--precision",
         choices=("float32", "mixed_bfloat16", "mixed_float16"),

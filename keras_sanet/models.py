@@ -145,7 +145,7 @@ def FCN(
         x = layers.Concatenate(name="skip")([x, resized])
     outputs = _classify(x, image, num_classes, dropout, class_names, palette)
     if auxiliary is not None:
-        x = layers.Conv2D(num_classes, 1, name="auxiliary_classifier")(_tap(features, auxiliary))
+        x = _classifier(num_classes, name="auxiliary_classifier")(_tap(features, auxiliary))
         outputs = {"logits": outputs, "auxiliary": SegmentationOutput(name="auxiliary")(x, image)}
     return keras.Model(image, outputs, name=name)
 
@@ -155,7 +155,7 @@ def describe(model):
 
     Args: model, made here with a backbone of `keras_sanet.backbones`, loaded from a file or not.
     Returns: the name of the function, and the dict of its arguments in plain Python, of which
-        "backbone" is the dict of arguments of `backbones.build`.
+        "backbone" is a dict, `variant` and `output_stride` of `backbones.build`.
     Raises: ValueError where another function, or another backbone, made it.
     """
     found = {layer.name: layer for layer in model.layers}
@@ -164,9 +164,10 @@ def describe(model):
             f"The model {model.name!r} is no SANet, PSPNet or FCN of keras_sanet: it lacks one of "
             "their layers backbone, dropout, classifier and logits."
         )
+    backbone = backbones.describe(found["backbone"])
     arguments = {
         "num_classes": found["classifier"].filters,
-        "backbone": backbones.describe(found["backbone"]),
+        "backbone": {key: backbone[key] for key in ("variant", "output_stride")},
         "input_shape": list(model.input_shape[1:]),
         "dropout": found["dropout"].rate,
         "class_names": found["logits"].class_names,
@@ -196,6 +197,33 @@ def describe(model):
         index = found["auxiliary_classifier"].input._keras_history.tensor_index
         arguments["auxiliary"] = sorted(found["backbone"].output)[index]  # as Keras flattens a dict
     return "FCN", arguments
+
+
+def with_classes(model, num_classes=None, class_names=None, palette=None):
+    """A model of this module for other classes. All other layers are shared with it.
+
+    Args:
+        num_classes: None for as many as before. Another number makes new classifiers, with random
+            weights.
+        class_names, palette: None for those of before, where their number stays.
+
+    Returns: `keras.Model`, not compiled.
+    """
+    before = model.get_layer("classifier").filters
+    if num_classes in (None, before):
+        logits = model.get_layer("logits")
+        class_names = class_names or logits.class_names
+        palette = palette or logits.palette
+    outputs, is_dict = {}, isinstance(model.output, dict)
+    for name, prefix in (("logits", ""), ("auxiliary", "auxiliary_")):
+        if name == "logits" or (is_dict and name in model.output):
+            classifier = model.get_layer(f"{prefix}classifier")
+            x = classifier.output
+            if num_classes not in (None, before):
+                x = _classifier(num_classes, name=classifier.name)(classifier.input)
+            names = (class_names, palette) if name == "logits" else (None, None)
+            outputs[name] = SegmentationOutput(*names, name=name)(x, model.input)
+    return keras.Model(model.input, outputs if is_dict else outputs["logits"], name=model.name)
 
 
 def _features(backbone, backbone_weights, input_shape):
@@ -231,10 +259,14 @@ def _tap(features, tap):
 
 def _classify(x, image, num_classes, dropout, class_names, palette):
     """Dropout, 1x1 classifier, logits at the size of the image."""
+    x = layers.Dropout(dropout, name="dropout")(x)
+    x = _classifier(num_classes, name="classifier")(x)
+    return SegmentationOutput(class_names, palette, name="logits")(x, image)
+
+
+def _classifier(num_classes, name):
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
         raise ValueError(
             f"`num_classes` must be a positive integer. Received: num_classes={num_classes}."
         )
-    x = layers.Dropout(dropout, name="dropout")(x)
-    x = layers.Conv2D(num_classes, 1, name="classifier")(x)
-    return SegmentationOutput(class_names, palette, name="logits")(x, image)
+    return layers.Conv2D(num_classes, 1, name=name)

@@ -16,6 +16,7 @@ against theirs, file names that are not the config's, and sizes checked before m
 (`saving.py`).
 """
 
+import functools
 import hashlib
 import importlib
 import inspect
@@ -24,24 +25,26 @@ from pathlib import Path
 
 import h5py
 import keras
+import numpy as np
 
 from keras_sanet import backbones, datasets, models, saving
 from keras_sanet.version import __version__
 
-_BUILDERS = {"SANet": models.SANet, "PSPNet": models.PSPNet, "FCN": models.FCN}
+BUILDERS = {"SANet": models.SANet, "PSPNet": models.PSPNet, "FCN": models.FCN}
 _CONFIG, _WEIGHTS, _CARD = "config.json", "model.weights.h5", "README.md"
 _FORMAT = 1
 _ASSETS = Path(__file__).parent / "assets"
 _BUILT_IN = {"sanet_tiny_scenes": "drawn street scenes, 8 classes; weights in the package"}
 
+# (The 40.2 of Table I is hardly legible in the scan that we have.)
 #    name                        builder  backbone     data set  pixel accuracy, mean IoU, source
-_REFERENCES = {
+REFERENCES = {
     "sanet_resnext50_nyuv2":      ("SANet", "resnext50", "nyuv2", 75.9, 50.7, "Table IV"),
     "sanet_resnext50_sunrgbd":    ("SANet", "resnext50", "sunrgbd", 82.3, 51.5, "Table IV"),
     "sanet_resnext50_ade20k":     ("SANet", "resnext50", "ade20k", 82.1, 44.8, "Table V"),
     "sanet_resnext50_cityscapes": ("SANet", "resnext50", "cityscapes", None, 80.9, "Table VII"),
     "pspnet_resnext50_nyuv2":     ("PSPNet", "resnext50", "nyuv2", 74.3, None, "Table III"),
-    "fcn_resnext50_nyuv2":        ("FCN", "resnext50", "nyuv2", 72.5, 40.2, "Tables I and III"),
+    "fcn_resnext50_nyuv2":        ("FCN", "resnext50", "nyuv2", 72.5, 40.2, "Tables I, III"),
     "fcn_resnet50_nyuv2":         ("FCN", "resnet50", "nyuv2", 71.8, None, "Table III"),
     "fcn_resnext50_sunrgbd":      ("FCN", "resnext50", "sunrgbd", None, 40.6, "Table I"),
 }  # fmt: skip
@@ -61,13 +64,15 @@ _PAPER_RECIPE = {  # section IV-C
 
 _LARGEST_CONFIG = 2**20  # bytes
 _LARGEST_ARGUMENT = 2**16
+_LARGEST_HALF = float(np.finfo("float16").max)
+_FIGURES = {"source", "mode", "images", "intervals_95", "classes"}
 _MOST_VALUES = 2**28  # of a model that is built without its weights: 1 GiB
 
 
 def list_presets():
     """Dict from the name of each preset of the package to what it is."""
     known = dict(_BUILT_IN)
-    for name, (builder, backbone, dataset, accuracy, iou, source) in _REFERENCES.items():
+    for name, (builder, backbone, dataset, accuracy, iou, source) in REFERENCES.items():
         figures = [f"pixel accuracy {accuracy} %"] if accuracy else []
         figures += [f"mean IoU {iou} %"] if iou else []
         known[name] = (
@@ -77,18 +82,21 @@ def list_presets():
     return known
 
 
-def from_preset(preset, num_classes=None, load_weights=True, **changes):
+def from_preset(
+    preset, num_classes=None, load_weights=True, class_names=None, palette=None, **changes
+):
     """A model by name, folder or address.
 
     Args:
-        preset: a name of `list_presets()`, a folder that `save_preset` wrote, a `.keras` file,
-            "hf://owner/name" (with "@revision" or without; needs huggingface_hub) or
-            "kaggle://owner/model/framework/variation" (needs kagglehub). What was downloaded once
-            is taken from the cache of those packages where there is no network.
-        num_classes: another number of classes: all weights are kept but the classifier's, and
-            `class_names` and `palette` too are to be given anew.
+        preset: a name of `list_presets()`, a folder that `save_preset` wrote (a `Path` is always
+            one), a `.keras` file, "hf://owner/name" (with "@revision" or without; needs
+            huggingface_hub) or "kaggle://owner/model/framework/variation" (needs kagglehub). What
+            was downloaded once is taken from the cache of those packages where there is no network.
+        num_classes: another number of classes: all weights are kept but the classifier's.
         load_weights: False for random weights.
-        changes: other arguments of the builder, as `dropout=0.3`; without its weights also
+        class_names, palette: of the classes. The preset's own are kept where none are given and
+            their number stays. (Weights of as many classes stay too, whatever their names.)
+        changes: other arguments of the builder, as `dropout=0.3`; without the preset's weights also
             `backbone_weights="imagenet"`.
 
     Returns: `keras.Model`, not compiled.
@@ -102,27 +110,28 @@ def from_preset(preset, num_classes=None, load_weights=True, **changes):
         model = keras_sanet.from_preset("sanet_tiny_scenes")
         mask = keras_sanet.inference.predict_mask(model, "street.png")
     """
+    if load_weights and changes.get("backbone_weights") is not None:
+        raise ValueError(
+            "`backbone_weights` would replace weights of the preset. Pass load_weights=False too."
+        )
     if str(preset).endswith(".keras"):
-        source = saving.load_model(preset)
-        if load_weights and num_classes is None and not changes:
-            return source
-        builder, arguments = models.describe(source)
+        model = saving.load_model(preset)
+        if changes or not load_weights:
+            builder, arguments = models.describe(model)
     else:
-        folder, found = _open(preset)
+        file, found = _open(preset)
         builder, arguments = found["builder"], found["arguments"]
-        source = _restore(preset, folder, found) if load_weights else None
-    changed = dict(arguments)
-    if num_classes not in (None, arguments["num_classes"]):
-        changed.update(num_classes=num_classes, class_names=None, palette=None)
-    changed.update(changes)
+        if load_weights:
+            model = _restore(preset, file, found)
     if not load_weights:
         with saving.at_most(_MOST_VALUES):
-            return _build(builder, changed)
-    if changed == arguments:
-        return source
-    model = _build(builder, changed)
-    _copy_weights(source, model)
-    return model
+            model = _build(builder, {**arguments, **changes})
+    elif changes:
+        source, model = model, _build(builder, {**arguments, **changes})
+        _copy_weights(source, model)
+    if (num_classes, class_names, palette) == (None, None, None):
+        return model
+    return models.with_classes(model, num_classes, class_names, palette)
 
 
 def config(preset):
@@ -136,13 +145,16 @@ def config(preset):
 def save_preset(model, folder, figures=None, recipe=None, crop=None, licence=None, dtype="float32"):
     """Writes a model as a preset that `from_preset` loads; all of it or nothing.
 
+    What a preset does not hold: dtype policy, frozen layers, optimizer.
+
     Args:
         model: a SANet, PSPNet or FCN with a backbone of `keras_sanet.backbones`. (Others are saved
             by `model.save("model.keras")`.)
-        folder: new, or a preset that is replaced. Its name becomes the title of the model card.
-        figures: `Evaluation.as_dict()`, what `evaluation.evaluate` found with its protocol.
-        recipe: dict of how it was trained, for the card. crop: (height, width) of the training
-            crops in pixels, a good `window` for prediction. licence: of the weights.
+        folder: new, empty, or a preset that is replaced. Its name is the title of the model card.
+        figures: an `Evaluation`, or its `as_dict()`: figures with the protocol that gave them.
+        recipe: dict of how it was trained. crop: (height, width) of the training crops in pixels, a
+            good `window` for prediction. licence: of the weights, for the Hugging Face Hub one of
+            its identifiers, as "apache-2.0".
         dtype: "float32", or "float16" for a file of half the size.
 
     Raises: ValueError where a function of `models` did not make the model, or an argument is not
@@ -150,18 +162,26 @@ def save_preset(model, folder, figures=None, recipe=None, crop=None, licence=Non
     """
     if dtype not in ("float32", "float16"):
         raise ValueError(f'`dtype` must be "float32" or "float16". Received: dtype={dtype!r}.')
+    figures = figures.as_dict() if hasattr(figures, "as_dict") else figures
+    if figures is not None and not (isinstance(figures, dict) and figures.keys() >= _FIGURES):
+        raise ValueError(
+            "`figures` must be what `evaluation.evaluate` returns, or its `as_dict()`. "
+            f"Received: {figures!r:.80}."
+        )
+    if recipe is not None and not isinstance(recipe, dict):
+        raise ValueError(f"`recipe` must be a dict. Received: recipe={recipe!r:.80}.")
+    if crop is not None and len(keras.tree.flatten(crop)) != 2:
+        raise ValueError(f"`crop` must be (height, width). Received: crop={crop!r}.")
+    folder = _check_folder(folder)
     try:
         builder, arguments = models.describe(model)
     except ValueError as error:
         raise ValueError(f'{error} Save such a model by model.save("model.keras").') from None
-    folder = Path(folder)
-    if folder.exists():
-        others = sorted({path.name for path in folder.iterdir()} - {_CONFIG, _WEIGHTS, _CARD})
-        if others:
-            raise FileExistsError(
-                f"{folder} holds other files than a preset's: {', '.join(others[:5])}. Give a new "
-                "folder."
-            )
+    if _layers(model) != _layers(_build(builder, arguments)):
+        raise ValueError(
+            f"The model {model.name!r} was changed after {builder} built it, which a preset would "
+            'lose. Save such a model by model.save("model.keras").'
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with saving.replacing(folder) as new:
         new.mkdir()
@@ -179,31 +199,45 @@ def save_preset(model, folder, figures=None, recipe=None, crop=None, licence=Non
             "licence": licence,
             "versions": {"keras_sanet": __version__, "keras": keras.__version__},
         }
-        (new / _CONFIG).write_text(f"{json.dumps(described, indent=1)}\n", "utf-8")
-        (new / _CARD).write_text(_card(folder.name, model, described), "utf-8")
+        text = json.dumps(described, indent=1, default=_plain)
+        (new / _CONFIG).write_text(f"{text}\n", "utf-8")
+        (new / _CARD).write_text(_card(folder.name, model, json.loads(text)), "utf-8")
+
+
+def _check_folder(folder):
+    """The absolute path of a folder that a preset may be written to."""
+    path = Path(folder).expanduser().resolve()
+    if path.suffix == ".keras":
+        raise ValueError(
+            f"A preset is a folder, and {folder} is the name of a file. Leave out .keras."
+        )
+    if path.is_file():
+        raise FileExistsError(f"{path} is a file, and a preset is a folder. Give another name.")
+    names = {item.name for item in path.iterdir()} if path.is_dir() else set()
+    others = sorted(names - {_CONFIG, _WEIGHTS, _CARD})
+    if names and (others or not {_CONFIG, _WEIGHTS} <= names):
+        raise FileExistsError(
+            f"{path} is no preset, and holds {', '.join(others[:5] or sorted(names))}. Give a new "
+            "folder."
+        )
+    return path
+
+
+def _layers(model):
+    """Name, class and shapes of the weights of every layer."""
+    return [
+        (layer.name, type(layer).__name__, [tuple(weight.shape) for weight in layer.weights])
+        for layer in (*model.layers, *model.get_layer("backbone").layers)
+    ]
 
 
 def _open(preset):
-    """The folder of a preset (None for the paper's models) and its checked config."""
-    name = str(preset)
-    if name in _REFERENCES:
-        return None, _reference(*_REFERENCES[name])
-    if name in _BUILT_IN:
-        folder = _ASSETS / name
-    elif name.startswith("hf://"):
-        folder = _download_from_hugging_face(name)
-    elif name.startswith("kaggle://"):
-        folder = _download_from_kaggle(name)
-    elif Path(name).is_dir():
-        folder = Path(name)
-    else:
-        raise ValueError(
-            f"There is no preset {name!r}: neither a folder, nor hf://owner/name, nor "
-            f"kaggle://owner/model/framework/variation, nor one of {', '.join(list_presets())}."
-        )
-    path = folder / _CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} is no preset: it holds no {_CONFIG}.")
+    """How to get a file of a preset by its name, and the checked config. (The paper's models have
+    no files.)"""
+    if isinstance(preset, str) and preset in REFERENCES:
+        return None, _reference(*REFERENCES[preset])
+    file = _files(preset)
+    path = file(_CONFIG)
     if path.stat().st_size > _LARGEST_CONFIG:
         raise ValueError(
             f"{path} has {path.stat().st_size:,} bytes; a preset's has {_LARGEST_CONFIG:,} at most."
@@ -211,9 +245,33 @@ def _open(preset):
     try:
         found = json.loads(path.read_text("utf-8"))
         _check(found)
-    except (ValueError, RecursionError) as error:
+    except Exception as error:  # whatever a crafted config makes Python raise
         raise ValueError(f"{path} is no config of a preset that can be loaded: {error}") from None
-    return folder, found
+    return file, found
+
+
+def _files(preset):
+    """A function from the name of a preset's file to its path, which downloads it where need be."""
+    if isinstance(preset, str):
+        if preset in _BUILT_IN:
+            return (_ASSETS / preset).joinpath
+        if preset.startswith("hf://"):
+            return functools.partial(_download_from_hugging_face, preset)
+        if preset.startswith("kaggle://"):
+            return functools.partial(_download_from_kaggle, preset)
+    folder = Path(preset).expanduser()
+    if not folder.is_dir():
+        raise ValueError(
+            f"There is no preset {str(preset)!r}: neither a folder, nor hf://owner/name, nor "
+            f"kaggle://owner/model/framework/variation, nor one of {', '.join(list_presets())}."
+        )
+
+    def find(name):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is no preset, or not whole: it holds no {name}.")
+        return folder / name
+
+    return find
 
 
 def _check(config):
@@ -223,24 +281,23 @@ def _check(config):
         raise ValueError(
             f"it is of format {found!r}; keras_sanet {__version__} reads format {_FORMAT}."
         )
-    if config.get("builder") not in _BUILDERS:
+    if config.get("builder") not in BUILDERS:
         raise ValueError(
-            f"`builder` must be one of {', '.join(_BUILDERS)}. Received: {config.get('builder')!r}."
+            f"`builder` must be one of {', '.join(BUILDERS)}. Received: {config.get('builder')!r}."
         )
+    if not isinstance(config.get("weights"), dict):
+        raise ValueError(f"`weights` must be a dict. Received: {config.get('weights')!r}.")
     arguments = config.get("arguments")
     if not isinstance(arguments, dict) or not {"num_classes", "backbone"} <= arguments.keys():
         raise ValueError("`arguments` must be a dict with num_classes and backbone.")
-    known = inspect.signature(_BUILDERS[config["builder"]]).parameters.keys()
+    known = inspect.signature(BUILDERS[config["builder"]]).parameters.keys()
     unknown = sorted(arguments.keys() - (known - {"backbone_weights"}))
     if unknown:
         raise ValueError(f"`arguments` holds unknown ones: {', '.join(unknown)}.")
     backbone = arguments["backbone"]
-    if not isinstance(backbone, dict) or not backbone.keys() <= {
-        "variant", "input_shape", "output_stride"
-    }:  # fmt: skip
+    if not isinstance(backbone, dict) or not backbone.keys() <= {"variant", "output_stride"}:
         raise ValueError(
-            "`backbone` must be a dict of variant, input_shape and output_stride. "
-            f"Received: {backbone!r}."
+            f"`backbone` must be a dict of variant and output_stride. Received: {backbone!r}."
         )
     for number in keras.tree.flatten(arguments):
         if isinstance(number, (int, float)) and not 0 <= number <= _LARGEST_ARGUMENT:
@@ -249,23 +306,19 @@ def _check(config):
             )
 
 
-def _restore(preset, folder, config):
+def _restore(preset, file, config):
     """The model of a preset with its weights."""
-    if folder is None:
-        _, backbone, dataset, *_ = _REFERENCES[str(preset)]
-        builder = config["builder"].lower()
+    if file is None:
         raise ValueError(
             f"The preset {preset} has no weights: nobody has trained it with keras_sanet yet. "
-            f"Train it: `keras-sanet train --model {builder} --backbone {backbone} --weights "
-            f"imagenet --dataset {dataset} --data FOLDER` and `keras-sanet save-preset RUN "
-            "FOLDER`. Or build it without: `from_preset(..., load_weights=False, "
+            f"Train it: `keras-sanet train --preset {preset} --weights imagenet --dataset "
+            f"{REFERENCES[preset][2]} --data FOLDER`, then `keras-sanet save-preset RUN FOLDER`. "
+            "Or build it without: `from_preset(..., load_weights=False, "
             'backbone_weights="imagenet")`.'
         )
-    path = folder / _WEIGHTS
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} is not whole: it holds no {_WEIGHTS}.")
+    path = file(_WEIGHTS)
     count = saving.check_weights(path)
-    expected = (config.get("weights") or {}).get("sha256")
+    expected = config["weights"].get("sha256")
     if _sha256(path) != expected:
         raise ValueError(
             f"{path} is damaged or of another preset: its SHA-256 is not {expected}, which "
@@ -275,13 +328,16 @@ def _restore(preset, folder, config):
         with saving.at_most(count + saving.SLACK):
             model = _build(config["builder"], config["arguments"])
         model.load_weights(path)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"The weights of {folder} do not fit its {_CONFIG}: {error}") from error
+    except Exception as error:  # whatever a crafted config makes layers raise
+        raise ValueError(
+            f"{path.parent} can't be loaded: its {_CONFIG} is wrong, or its {_WEIGHTS} do not fit "
+            f"it: {error}"
+        ) from error
     return model
 
 
 def _build(builder, arguments):
-    function = _BUILDERS[builder]
+    function = BUILDERS[builder]
     known = inspect.signature(function).parameters
     unknown = sorted(arguments.keys() - known)
     if unknown:
@@ -290,23 +346,18 @@ def _build(builder, arguments):
         )
     arguments = dict(arguments)
     if isinstance(arguments["backbone"], dict):
-        weights = arguments.pop("backbone_weights", None)
         arguments["backbone"] = backbones.build(
-            **arguments["backbone"], weights=weights, name="backbone"
+            **arguments["backbone"],
+            input_shape=arguments.get("input_shape", known["input_shape"].default),
+            weights=arguments.pop("backbone_weights", None),
+            name="backbone",
         )
     return function(**arguments)
 
 
-def _classes(model):
-    return model.get_layer("classifier").filters
-
-
 def _copy_weights(source, model):
-    """All weights of one model into another, but the classifiers of another number of classes."""
     weights = {layer.name: layer.get_weights() for layer in source.layers}
     for layer in model.layers:
-        if "classifier" in layer.name and _classes(source) != _classes(model):
-            continue
         values = weights.get(layer.name, [])
         shapes, own = [v.shape for v in values], [tuple(w.shape) for w in layer.weights]
         if shapes != own:
@@ -347,21 +398,31 @@ def _reference(builder, backbone, dataset, accuracy, iou, source):
     }
 
 
+def _plain(value):
+    """NumPy's numbers as Python's, for JSON."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(
+        f"`recipe` and `figures` must be JSON: numbers, texts, lists. It holds {value!r}."
+    )
+
+
 def _summary(figures):
     """Figures without what has a row for every image, or a cell for every two classes."""
     return {k: v for k, v in figures.items() if k not in ("iou_per_image", "confusion")}
 
 
 def _halve(path):
-    """Stores the float32 values of a weights file as float16."""
+    """Stores the float32 values of a weights file as float16, where they are small enough."""
     full = path.with_name(f"full.{path.name}")
     path.rename(full)
     with h5py.File(full, "r") as source, h5py.File(path, "w") as target:
 
         def copy(name, item):
             if isinstance(item, h5py.Dataset):
-                half = item.dtype == "float32"
-                value = item[()].astype("float16") if half else item[()]
+                value = item[()]
+                if value.dtype == "float32" and np.abs(value).max(initial=0) <= _LARGEST_HALF:
+                    value = value.astype("float16")
                 target.create_dataset(name, data=value).attrs.update(item.attrs)
             else:
                 target.require_group(name).attrs.update(item.attrs)
@@ -379,32 +440,30 @@ def _sha256(path):
     return digest.hexdigest()
 
 
-def _download_from_hugging_face(address):
-    """The folder of a preset on the Hugging Face Hub, in that package's cache."""
+def _download_from_hugging_face(address, file):
+    """The path of a preset's file on the Hugging Face Hub, in that package's cache."""
     hub = _import("huggingface_hub", address)
     name, _, revision = address.removeprefix("hf://").partition("@")
     if name.count("/") != 1:
         raise ValueError(f"{address} must be hf://owner/name, or hf://owner/name@revision.")
     try:
-        for file in (_CONFIG, _WEIGHTS):
-            path = hub.hf_hub_download(name, file, revision=revision or None)
+        return Path(hub.hf_hub_download(name, file, revision=revision or None))
     except hub.errors.LocalEntryNotFoundError as error:
         raise _unreachable(address, "HF_HOME") from error
     except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError) as error:
         raise ValueError(f"{address} can't be loaded: {error}") from error
-    return Path(path).parent
 
 
-def _download_from_kaggle(address):
-    """The folder of a preset on Kaggle, in that package's cache."""
-    hub = _import("kagglehub", address)
-    handle = address.removeprefix("kaggle://")
+def _download_from_kaggle(address, file):
+    """The path of a preset's file on Kaggle, in that package's cache."""
+    kagglehub = _import("kagglehub", address)
+    requests = _import("requests", address)  # kagglehub's own
     try:
-        for file in (_CONFIG, _WEIGHTS):
-            path = hub.model_download(handle, path=file)
-    except OSError as error:
+        return Path(kagglehub.model_download(address.removeprefix("kaggle://"), path=file))
+    except (requests.ConnectionError, requests.Timeout) as error:
         raise _unreachable(address, "KAGGLEHUB_CACHE") from error
-    return Path(path).parent
+    except Exception as error:  # kagglehub's have no common class
+        raise ValueError(f"{address} can't be loaded: {error}") from error
 
 
 def _unreachable(address, variable):
@@ -431,6 +490,7 @@ def _card(title, model, config):
         "library_name: keras",
         "pipeline_tag: image-segmentation",
         "tags: [semantic-segmentation, keras_sanet]",
+        *([f"license: {config['licence'].lower()}"] if config["licence"] else []),
         "---",
         "",
         f"# {title}",
@@ -442,7 +502,7 @@ def _card(title, model, config):
         "```python",
         "import keras_sanet",
         "",
-        f'model = keras_sanet.from_preset("{title}")  # this folder, or hf://owner/{title}',
+        f'model = keras_sanet.from_preset("./{title}")  # this folder, or "hf://..."',
         'mask = keras_sanet.inference.predict_mask(model, "image.jpg")',
         "```",
         "",

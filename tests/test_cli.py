@@ -66,11 +66,13 @@ def data(tmp_path_factory):
     return root
 
 
-def train(data, *arguments):
+NEW = ("--model", "fcn", "--backbone", "resnet_tiny")
+
+
+def train(data, *arguments, model=NEW):
     return call(
-        *("train", "--dataset", "folder", "--data", data, "--model", "fcn"),
-        *("--backbone", "resnet_tiny", "--crop", 32, 32, "--batch-size", 4, "--epochs", 1),
-        *("--learning-rate", 1e-3, "--verbose", 0, *arguments),
+        *("train", "--dataset", "folder", "--data", data, *model, "--crop", 32, 32),
+        *("--batch-size", 4, "--epochs", 1, "--learning-rate", 1e-3, "--verbose", 0, *arguments),
     )
 
 
@@ -574,9 +576,8 @@ def test_train_starts_from_a_preset_with_the_classes_of_the_data(preset, data, t
         (tmp_path / "data" / part).symlink_to(data / part)
     (tmp_path / "data/classes.txt").write_text("dark\nlight\nglow\n", "utf-8")
     run = tmp_path / "run"
-    code, _, error = train(
-        tmp_path / "data", "--preset", preset, "--output", run, "--learning-rate", 1e-12
-    )
+    arguments = ("--output", run, "--learning-rate", 1e-12)
+    code, _, error = train(tmp_path / "data", *arguments, model=("--preset", preset))
     assert code == 0, error
     tuned = keras_sanet.from_preset(run / "model.keras")
     assert tuned.get_layer("logits").class_names == ["dark", "light", "glow"]
@@ -585,14 +586,25 @@ def test_train_starts_from_a_preset_with_the_classes_of_the_data(preset, data, t
     np.testing.assert_allclose(after, before, atol=1e-6)
 
 
-def test_train_refuses_a_preset_and_weights_of_a_backbone(data, preset, tmp_path):
-    code, _, error = train(data, "--preset", preset, "--weights", "x.pth", "--output", tmp_path)
-    assert (code, "not both" in error) == (1, True)
+@pytest.mark.parametrize("option", [("--weights", "x.pth"), ("--backbone", "resnet18")])
+def test_train_refuses_what_a_preset_says_already(option, data, preset, tmp_path):
+    code, _, error = train(data, "--output", tmp_path, *option, model=("--preset", preset))
+    assert (code, f"is a whole model. Leave out {option[0]}." in error) == (1, True)
+
+
+def test_a_run_knows_its_preset_by_name(data, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sanet_tiny_scenes").mkdir()  # a folder of the same name
+    run = tmp_path / "run"
+    code, _, error = train(data, "--output", run, model=("--preset", "sanet_tiny_scenes"))
+    assert code == 0, error
+    arguments = json.loads((run / "config.json").read_text())["arguments"]
+    assert (arguments["preset"], arguments["model"]) == ("sanet_tiny_scenes", None)
 
 
 def test_save_preset_names_what_a_folder_lacks(tmp_path):
     code, _, error = call("save-preset", tmp_path, tmp_path / "x")
-    assert (code, "is no finished training run: it holds no model.keras" in error) == (1, True)
+    assert (code, "is no finished `train` run: it holds no model.keras" in error) == (1, True)
 
 
 def test_presets_are_listed():

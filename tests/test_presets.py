@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import h5py
 import keras
@@ -85,8 +86,7 @@ def test_a_model_from_a_file_says_how_it_was_built(builder, arguments, tmp_path)
     name, found = models.describe(loaded)
     assert name == builder.__name__
     assert {key: found[key] for key in arguments} == arguments
-    shape = arguments.get("input_shape", [None, None, 3])
-    backbone = {"variant": "resnet_tiny", "input_shape": shape, "output_stride": 8}
+    backbone = {"variant": "resnet_tiny", "output_stride": 8}
     assert (found["num_classes"], found["backbone"]) == (2, backbone)
 
 
@@ -136,10 +136,44 @@ def test_another_number_of_classes_keeps_all_but_the_classifier(model, folder):
     changed = {name for name in kept if not np.array_equal(kept[name], new[name])}
     assert changed == {"classifier 0", "classifier 1"}
     assert loaded.get_layer("logits").class_names is None
+    presets.save_preset(loaded, folder)
+    assert_same_weights(loaded, presets.from_preset(folder))
+
+
+def test_a_foreign_model_gets_other_classes_too(model, tmp_path):
+    # The taps under other names: `describe` does not know this backbone.
+    body = model.get_layer("backbone")
+    backbone = keras.Model(body.input, {"a": body.output["s3"], "b": body.output["s4"]})
+    FCN(3, keras.Model(backbone.input, backbone.output, name="backbone"), filters=4).save(
+        tmp_path / "foreign.keras"
+    )
+    loaded = presets.from_preset(tmp_path / "foreign.keras", 5, class_names=list("vwxyz"))
+    assert loaded.output.shape[-1] == 5
+    assert loaded.get_layer("logits").class_names == list("vwxyz")
 
 
 def test_the_same_number_of_classes_keeps_the_classifier(model, folder):
     assert_same_weights(model, presets.from_preset(folder, num_classes=3, class_names=list("xyz")))
+
+
+def test_names_and_colours_alone_can_be_changed(model, folder):
+    loaded = presets.from_preset(folder, palette=[[1, 1, 1]] * 3)
+    assert_same_weights(model, loaded)
+    assert loaded.get_layer("logits").class_names == ["a", "b", "c"]
+    assert loaded.get_layer("logits").palette == [[1, 1, 1]] * 3
+
+
+def test_images_of_another_size_or_other_channels(model, folder):
+    fixed = presets.from_preset(folder, input_shape=(64, 48, 3))
+    assert fixed.input_shape == (None, 64, 48, 3)
+    assert_same_weights(model, fixed)
+    new = presets.from_preset(folder, load_weights=False, input_shape=(None, None, 4))
+    assert new.get_layer("backbone").input_shape == (None, None, None, 4)
+
+
+def test_weights_of_a_backbone_go_with_no_weights_of_the_preset(folder):
+    with pytest.raises(ValueError, match="Pass load_weights=False too"):
+        presets.from_preset(folder, backbone_weights="imagenet")
 
 
 def test_an_auxiliary_classifier_goes_with_the_classes(tmp_path):
@@ -175,15 +209,40 @@ def test_figures_recipe_and_crop_are_kept_and_in_the_card(model, tmp_path):
     )
     result.add("1.png", np.array([[3, 1, 0], [1, 1, 0], [0, 0, 0]]))
     presets.save_preset(
-        model, tmp_path / "x", result.as_dict(), {"epochs": 7}, (40, 56), licence="CC0"
+        model, tmp_path / "x", result, {"epochs": np.int64(7)}, (40, 56), licence="CC0"
     )
     config = presets.config(tmp_path / "x")
     assert config["figures"]["mean_iou"] == pytest.approx((3 / 5 + 1 / 3) / 2)
     assert config["figures"]["source"] == "mine, val"
     assert (config["recipe"], config["crop"], config["licence"]) == ({"epochs": 7}, [40, 56], "CC0")
     card = (tmp_path / "x/README.md").read_text()
-    for text in ("# x", "mine, val", "| mean iou | 46.67 |", "| b | 33.33 |", "epochs: 7", "CC0"):
+    for text in (
+        "# x",
+        "mine, val",
+        "| mean iou | 46.67 |",
+        "| b | 33.33 |",
+        "epochs: 7",
+        "CC0",
+        "license: cc0",
+    ):
         assert text in card
+
+
+def test_values_too_large_for_half_precision_stay_whole(tmp_path):
+    model = FCN(2, "resnet_tiny", filters=4)
+    variance = model.get_layer("backbone").get_layer("bn1").moving_variance
+    variance.assign(np.full(16, 1e6, "float32"))
+    presets.save_preset(model, tmp_path / "half", dtype="float16")
+    loaded = presets.from_preset(tmp_path / "half").get_layer("backbone").get_layer("bn1")
+    np.testing.assert_array_equal(np.asarray(loaded.get_weights()[3]), np.float32(1e6))
+
+
+def test_a_path_is_a_folder_and_a_text_first_a_name(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    presets.save_preset(model, "sanet_tiny_scenes")
+    assert presets.from_preset(Path("sanet_tiny_scenes")).output.shape[-1] == 3
+    assert presets.from_preset("./sanet_tiny_scenes").output.shape[-1] == 3
+    assert presets.from_preset("sanet_tiny_scenes").output.shape[-1] == 8
 
 
 def test_a_preset_is_replaced_whole(model, folder):
@@ -195,7 +254,7 @@ def test_a_preset_is_replaced_whole(model, folder):
 
 def test_a_save_that_fails_leaves_the_old_preset(model, folder):
     other = FCN(2, "resnet_tiny", filters=4)
-    with pytest.raises(TypeError, match="not JSON serializable"):
+    with pytest.raises(TypeError, match="must be JSON"):
         presets.save_preset(other, folder, recipe={"rate": object()})
     assert_same_weights(model, presets.from_preset(folder))
     assert sorted(os.listdir(folder.parent)) == ["mine"]
@@ -203,9 +262,37 @@ def test_a_save_that_fails_leaves_the_old_preset(model, folder):
 
 def test_a_folder_with_other_files_is_not_replaced(model, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(FileExistsError, match=r"holds other files than a preset's: thesis\.txt"):
+    with pytest.raises(FileExistsError, match=r"is no preset, and holds thesis\.txt"):
         presets.save_preset(model, tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_folder_with_a_readme_alone_is_not_replaced(model, tmp_path):
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"is no preset, and holds README\.md"):
+        presets.save_preset(model, tmp_path)
+
+
+def test_a_preset_is_no_file(model, tmp_path):
+    with pytest.raises(ValueError, match=r"Leave out \.keras"):
+        presets.save_preset(model, tmp_path / "model.keras")
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(FileExistsError, match="taken is a file"):
+        presets.save_preset(model, tmp_path / "taken")
+
+
+def test_a_model_that_was_changed_is_not_saved_as_a_preset(model, tmp_path):
+    changed = keras.Model(model.input, keras.layers.Softmax()(model.output), name="changed")
+    with pytest.raises(ValueError, match="'changed' was changed after SANet built it"):
+        presets.save_preset(changed, tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("figures", {"mean_iou": 0.5}), ("recipe", "adam"), ("crop", 473)]
+)
+def test_odd_arguments_are_named(argument, value, model, tmp_path):
+    with pytest.raises(ValueError, match=f"`{argument}` must be"):
+        presets.save_preset(model, tmp_path / "x", **{argument: value})
 
 
 def test_a_foreign_model_is_not_saved_as_a_preset(tmp_path):
@@ -241,7 +328,7 @@ def test_the_figures_of_the_preset_in_the_package_name_their_protocol():
     assert config["weights"]["dtype"] == "float16"
 
 
-@pytest.mark.parametrize("name", presets._REFERENCES)
+@pytest.mark.parametrize("name", presets.REFERENCES)
 def test_the_papers_models_have_its_figures_and_no_weights(name):
     config = presets.config(name)
     assert config["weights"] is None
@@ -304,6 +391,9 @@ def test_an_unknown_argument_lists_the_known_ones(folder):
     ("changes", "message"),
     [
         ({"format": 2}, "of format 2; keras_sanet .* reads format 1"),
+        ({"builder": []}, "is no config"),
+        ({"arguments": {"input_shape": [None]}}, "can't be loaded"),
+        ({"weights": 5}, "config"),
         ({"builder": "os.system"}, "`builder` must be one of SANet, PSPNet, FCN"),
         ({"arguments": {"backbone_weights": "/etc/passwd"}}, "unknown ones: backbone_weights"),
         (
@@ -312,10 +402,13 @@ def test_an_unknown_argument_lists_the_known_ones(folder):
         ),
         ({"arguments": {"backbone": "resnet_tiny"}}, "`backbone` must be a dict"),
         ({"arguments": {"aggregator_filters": 10**9}}, "holds 1000000000; sizes from 0 to 65,536"),
-        ({"arguments": {"aggregator_filters": 60_000}}, "do not fit"),  # 60 000^2 weights a gate
+        (
+            {"arguments": {"aggregator_filters": 60_000}},
+            "can't be loaded",
+        ),  # 60 000^2 weights a gate
         ({"arguments": {"bins": [70_000]}}, "holds 70000"),
         ({"arguments": {"num_classes": "3"}}, "num_classes"),
-        ({"arguments": {"taps": [["s0"]]}}, "do not fit"),
+        ({"arguments": {"taps": [["s0"]]}}, "can't be loaded"),
     ],
     ids=lambda value: None if isinstance(value, str) else json.dumps(value)[:40],
 )
