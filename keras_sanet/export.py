@@ -45,8 +45,11 @@ _SUFFIXES = {"tf_saved_model": "", "onnx": ".onnx", "openvino": ".xml", "litert"
 # The packages that a format needs, by the backends that can write it.
 _NEEDS = {
     "tf_saved_model": {"tensorflow": (), "jax": ("tensorflow",)},
-    "onnx": {"tensorflow": ("onnx", "tf2onnx"), "torch": ("onnx", "onnxscript")},
-    "openvino": {"tensorflow": ("openvino",), "torch": ("onnx", "onnxscript", "openvino")},
+    "onnx": {"tensorflow": ("onnx", "tf2onnx"), "torch": ("onnx", "onnxscript", "onnxruntime")},
+    "openvino": {
+        "tensorflow": ("openvino",),
+        "torch": ("onnx", "onnxscript", "onnxruntime", "openvino"),
+    },
     "litert": {"tensorflow": ()},
 }
 FORMATS = tuple(_NEEDS)
@@ -101,9 +104,10 @@ def export(
 
     Returns: the path.
 
-    Raises: ValueError where the backend can't write the format, or an argument is not as above;
-        ImportError that names the package to install; FileExistsError where `path` is a folder of
-        something else.
+    Raises: ValueError where the backend can't write the format or trace the model for any size, or
+        an argument is not as above;
+        ImportError that names the package to install; FileExistsError where
+        `path` is a folder of something else.
 
     Example:
         export(model, "model.onnx", "onnx", image_size=(473, 473), preprocessing=True,
@@ -340,6 +344,31 @@ def _write_onnx(job, path):
     _name_onnx(file.graph, *job.model.output, job.shape)
     onnx.helper.set_model_props(file, {k: json.dumps(v) for k, v in job.classes.items()})
     onnx.save(file, path)
+    if keras.backend.backend() == "torch" and None in job.shape:
+        _check_sizes(job, path)
+
+
+def _check_sizes(job, path):
+    """PyTorch's tracer keeps as constants what Python computes of the sizes, such as the padding of
+    a "same" convolution with a stride: what it wrote for any size is compared at two others."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path)
+    for size in ((64, 99), (101, 72)):  # both even and odd, and of several remainders by 8
+        image = np.random.default_rng(0).integers(0, 256, (job.shape[0], *size, 3))
+        image = image.astype(job.model.input.dtype)
+        (output,) = session.run(None, {"image": image})
+        (expected,) = job.model.predict_on_batch(image).values()
+        if output.shape == expected.shape and output.dtype == "float32":
+            wrong = np.abs(output - expected).max() > 1e-3 * np.abs(expected).max()
+        else:
+            wrong = output.shape != expected.shape or (output != expected).mean() > 1e-2
+        if wrong:
+            raise ValueError(
+                "The model can't be traced for any size on PyTorch: some of its layers compute "
+                'with the size in Python (as "same" convolutions with a stride). Pass '
+                "image_size=(height, width), or load and export it with KERAS_BACKEND=tensorflow."
+            )
 
 
 def _name_onnx(graph, output, shape):
