@@ -160,8 +160,8 @@ def export(
 
 
 class _Job(NamedTuple):
-    """What a writer needs: the model with all that is to be inside, the shape of its input (some
-    backends trace another), class names and palette, precision, inputs to calibrate with."""
+    """What a writer needs: the model with all that is to be inside, the shape of its input, class
+    names and palette, precision, inputs to calibrate with."""
 
     model: keras.Model
     shape: tuple
@@ -227,15 +227,9 @@ def _image_size(model, image_size):
 def _deployed(model, shape, image_size, preprocessing, postprocessing):
     """The model with what comes before and after it, "image" to {"logits"} or {"mask"}."""
     dtype = "uint8" if preprocessing else "float32"
-    image = keras.Input(_traced(shape)[1:], shape[0], dtype, name="image")
+    image = keras.Input(shape[1:], shape[0], dtype, name="image")
     layer = _Deployed(model, image_size, postprocessing, dtype="float32", autocast=False)
     return keras.Model(image, {"mask" if postprocessing else "logits": layer(image)})
-
-
-def _traced(shape):
-    """The shape of the input that is traced. On PyTorch, Keras has another exporter for fixed
-    shapes, which fails after a long time."""
-    return (shape[0], None, None, 3) if keras.backend.backend() == "torch" else shape
 
 
 class _Deployed(keras.layers.Layer):
@@ -332,25 +326,54 @@ def _write_saved_model(job, path):
 
 def _export(job, path, format, **kwargs):
     """Keras's own export."""
-    signature = keras.InputSpec(shape=_traced(job.shape), dtype=job.model.input.dtype, name="image")
+    signature = keras.InputSpec(shape=job.shape, dtype=job.model.input.dtype, name="image")
     job.model.export(str(path), format=format, verbose=False, input_signature=[signature], **kwargs)
 
 
 def _write_onnx(job, path):
     import onnx
 
-    _export(job, path, "onnx")
+    if keras.backend.backend() == "torch":
+        _trace(job, path)
+    else:
+        _export(job, path, "onnx")
     file = onnx.load(path)
-    _name_onnx(file.graph, *job.model.output, job.shape)
+    _name_output(file.graph, *job.model.output)
     onnx.helper.set_model_props(file, {k: json.dumps(v) for k, v in job.classes.items()})
     onnx.save(file, path)
     if keras.backend.backend() == "torch" and None in job.shape:
         _check_sizes(job, path)
 
 
+def _trace(job, path):
+    """PyTorch's exporter by tracing. (Keras asks the one by `torch.export` first, which fails on
+    sizes that are computed in the graph, and older versions ask no other.)"""
+    import torch
+
+    image = ops.ones([size or 64 for size in job.shape], job.model.input.dtype)
+    names = ("batch", "height", "width", "channels")
+    free = {axis: names[axis] for axis, size in enumerate(job.shape) if size is None}
+    torch.onnx.export(
+        job.model,
+        (image,),
+        path,
+        input_names=["image"],
+        dynamic_axes={"image": free},
+        dynamo=False,
+    )
+
+
+def _name_output(graph, name):
+    (result,) = graph.output
+    for node in graph.node:
+        for names in (node.input, node.output):
+            names[:] = [name if old == result.name else old for old in names]
+    result.name = name
+
+
 def _check_sizes(job, path):
-    """PyTorch's tracer keeps as constants what Python computes of the sizes, such as the padding of
-    a "same" convolution with a stride: what it wrote for any size is compared at two others."""
+    """PyTorch's tracer keeps as constants what Python computes of the sizes: what it wrote for any
+    size is compared at two others."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path)
@@ -366,21 +389,9 @@ def _check_sizes(job, path):
         if wrong:
             raise ValueError(
                 "The model can't be traced for any size on PyTorch: some of its layers compute "
-                'with the size in Python (as "same" convolutions with a stride). Pass '
-                "image_size=(height, width), or load and export it with KERAS_BACKEND=tensorflow."
+                "with the size in Python. Pass image_size=(height, width), or load and export it "
+                "with KERAS_BACKEND=tensorflow."
             )
-
-
-def _name_onnx(graph, output, shape):
-    """Names the one output, and sets the sizes of the input that are fixed."""
-    (result,) = graph.output
-    for node in graph.node:
-        for names in (node.input, node.output):
-            names[:] = [output if name == result.name else name for name in names]
-    result.name = output
-    for dimension, size in zip(graph.input[0].type.tensor_type.shape.dim, shape):
-        if size is not None:
-            dimension.dim_value = size
 
 
 def _write_openvino(job, path):

@@ -398,14 +398,22 @@ def test_a_model_of_one_size_is_exported_for_it(tmp_path):
     np.testing.assert_allclose(run(path, FORMAT, x)["logits"], expected, rtol=0, atol=1e-4)
 
 
+class TimesHeight(keras.layers.Layer):
+    """Multiplies by the height of the map, as a number of Python."""
+
+    def call(self, x):
+        return x * int(x.shape[1])
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
 @pytest.mark.skipif(BACKEND != "torch", reason="is about PyTorch's tracer")
 @written("onnx")
 def test_pytorch_refuses_for_any_size_what_it_can_trace_for_one(format, tmp_path):
     needs(format)
     image = keras.Input((None, None, 3))
-    x = keras.layers.Rescaling(1 / 255)(image)
-    x = keras.layers.Conv2D(4, 3, strides=2, padding="same")(x)  # pads 1 or 2 cells: of the size
-    model = keras.Model(image, keras.layers.UpSampling2D(2)(x))
+    model = keras.Model(image, TimesHeight()(keras.layers.Rescaling(1e-4)(image)))
     with pytest.raises(ValueError, match=r"any size.*Pass image_size=\(height, width\)"):
         export(model, tmp_path / "m.onnx", format)
     assert os.listdir(tmp_path) == []
