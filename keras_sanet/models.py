@@ -245,6 +245,8 @@ def _features(backbone, backbone_weights, input_shape):
             backbone = backbones.from_model(backbone)
         if backbone_weights is not None:
             weights.load_checkpoint(backbone, backbone_weights)
+        if backbone.name != "backbone":
+            backbone = keras.Model(backbone.input, backbone.output, name="backbone")
     shape = [own or asked for own, asked in zip(backbone.input_shape[1:], input_shape)]
     image = keras.Input(shape, name="image")
     features = backbone(image)

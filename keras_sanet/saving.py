@@ -9,6 +9,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 import threading
 import zipfile
@@ -38,12 +39,24 @@ _CLASSES = {
     "keras.src.applications.convnext": "LayerScale",
     "keras.regularizers": "L1 L1L2 L2",
     "keras.constraints": "MaxNorm NonNeg UnitNorm",
-    "keras.src.ops.numpy": "Add Concatenate Divide Flip GetItem Max Mean Multiply Reshape Subtract "
-    "Transpose TrueDivide",
+    "keras.src.ops.nn": "Celu Elu Gelu HardSigmoid HardSilu HardTanh LeakyRelu LogSigmoid "
+    "LogSoftmax Relu Relu6 Selu Sigmoid Silu Softmax Softplus Softsign",
+    "keras.src.ops.numpy": "Absolute Add Ceil Clip Concatenate Cos Divide Exp Expm1 Flip Floor "
+    "GetItem Log Log1p Max Maximum Mean Minimum Multiply Negative Power Reciprocal Reshape Round "
+    "Sign Sin Sqrt Square Subtract Tanh Transpose TrueDivide",
 }
 _KNOWN = {(module, name) for module, names in _CLASSES.items() for name in names.split()}
 _OURS = "keras_sanet"
-_FOREIGN = ("keras_cv", "keras_hub")  # backbones; registered where their package is imported
+# Modules of backbones and of their layers; registered where their package is imported. No others:
+# aliases such as keras-cv's ResNet50Backbone download weights, processors and tokenizers read the
+# files that their config names.
+_FOREIGN = {
+    "keras_cv": r"keras_cv\.src\.(layers\.(regularization\.\w+|(fused)?mbconv)"
+    r"|models\.backbones\.(csp_darknet|densenet|efficientnet_(lite|v1|v2)|mobilenet_v3|resnet_v[12]"
+    r"|vgg16)\.\w+_(backbone|utils))",
+    "keras_hub": r"keras_hub\.src\.models\.(cspnet|densenet|efficientnet|hgnetv2|mobilenet|resnet"
+    r"|vgg|xception)\.\w+_(backbone|layers)",
+}
 
 
 def load_model(path):
@@ -120,8 +133,8 @@ def at_most(count):
             left -= math.prod(asked)
             if left < 0:
                 raise ValueError(
-                    f"A variable of the shape {tuple(asked)} is one too many: all together may "
-                    f"hold {count:,} values, as many as the weights file has."
+                    f"A variable of the shape {tuple(asked)} is one too many: {count:,} values in "
+                    "all are allowed here."
                 )
         original(self, initializer, shape, *args, **kwargs)
 
@@ -145,8 +158,12 @@ def replacing(path):
     changed. After a kill the old file is whole, and the sibling is left over. Of a folder, a kill
     between its two renames leaves both the old one and the new one whole, as hidden siblings
     (`.old-...`, `.new-...`), and none at `path`. Where nothing was written, nothing changes.
+
+    Raises: FileNotFoundError that names the folder, where that of `path` is not there.
     """
     path = Path(os.path.realpath(path))  # the target of a link, not the link
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} into.")
     run = f"{os.getpid()}-{threading.get_ident()}"
     new, old = path.with_name(f".new-{run}-{path.name}"), path.with_name(f".old-{run}-{path.name}")
     try:
@@ -233,7 +250,11 @@ def _check_class(path, config):
     found = keras.saving.get_registered_object(registered)
     package = (registered or "").partition(">")[0]
     if found is not None:
-        known = package == _OURS or (package in _FOREIGN and _is_foreign_layer(found))
+        known = package == _OURS or _is_foreign_layer(package, found)
+    elif name == "__slice__":  # as of x[:, 1:]
+        bounds = config.get("config")
+        bounds = bounds.values() if isinstance(bounds, dict) else ("",)
+        known = all(bound is None or isinstance(bound, int) for bound in bounds)
     else:
         known = (module, name) in _KNOWN or name == "__keras_tensor__"
     if not known:
@@ -244,12 +265,11 @@ def _check_class(path, config):
         )
 
 
-def _is_foreign_layer(found):
-    """A layer or backbone, but no tokenizer: those read the files that their config names."""
+def _is_foreign_layer(package, found):
     return (
         isinstance(found, type)
         and issubclass(found, keras.layers.Layer)
-        and not any(base.__name__.endswith("Tokenizer") for base in found.__mro__)
+        and re.fullmatch(_FOREIGN.get(package, ""), found.__module__) is not None
     )
 
 

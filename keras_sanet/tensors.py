@@ -3,7 +3,7 @@ and `.pt`, and a backbone's `.weights.h5`.
 
 A `.pth` is a pickle, which calls what the file names. As with `torch.load(weights_only=True)` that
 is a short list of harmless functions; ours builds NumPy arrays, and needs no PyTorch. No file makes
-us allocate more than it has bytes or, where it is packed, than `limit`.
+us allocate more than a few times its bytes or, where it is packed, `limit`.
 
 References: github.com/huggingface/safetensors; torch/serialization.py; Python's manual,
 `pickle`, "Restricting Globals".
@@ -14,11 +14,14 @@ import io
 import json
 import lzma
 import pickle
+import struct
 import zipfile
 from pathlib import Path
 
 import h5py
 import numpy as np
+
+from keras_sanet import saving
 
 SUFFIXES = (".safetensors", ".safetensors.xz", ".pth", ".pt", ".weights.h5")
 
@@ -44,11 +47,13 @@ _DAMAGED = (
     AttributeError,
     EOFError,
     LookupError,
+    MemoryError,
     RuntimeError,
     TypeError,
     ValueError,
     lzma.LZMAError,
     pickle.UnpicklingError,
+    struct.error,
     zipfile.BadZipFile,
 )
 
@@ -59,7 +64,7 @@ def read(path, limit):
     Args:
         path: ending in one of `SUFFIXES`. Of a training script's `.pth`, what it wrapped as
             "state_dict" or "model".
-        limit: bytes that the tensors of a packed file (xz, HDF5) may take.
+        limit: bytes that the tensors of a packed file (xz) may take.
 
     Returns: dict of names to arrays, as they are in the file. Those of a `.weights.h5` have the
         names of torchvision: "layer1.0.bn1.running_mean" is variable 2 of layer `layer1_0_bn1`.
@@ -77,7 +82,7 @@ def read(path, limit):
         )
     try:
         if path.name.endswith(".weights.h5"):
-            return _read_h5(path, limit)
+            return _read_h5(path)
         if path.suffix == ".xz":
             with lzma.open(path) as file:
                 return _read_safetensors(file, limit)
@@ -96,13 +101,6 @@ def _array(data, dtype):
     return np.frombuffer(data, dtype)
 
 
-def _allow(size, limit):
-    if size > limit:
-        raise ValueError(
-            f"its tensors would take {size:,} bytes, and {limit:,} are far more than enough here."
-        )
-
-
 def _read_safetensors(file, limit):
     length = int.from_bytes(file.read(8), "little")
     if length > _LONGEST_HEADER:
@@ -110,37 +108,41 @@ def _read_safetensors(file, limit):
     header = json.loads(file.read(length))
     header.pop("__metadata__", None)
     size = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    _allow(size, limit)
+    if size > limit:
+        raise ValueError(
+            f"its tensors would take {size:,} bytes, and {limit:,} are far more than enough here."
+        )
     data = memoryview(file.read(size))
     if len(data) < size:
         raise ValueError(f"it ends after {len(data):,} of {size:,} bytes of tensors.")
-    arrays = {}
-    for name, entry in header.items():
+    arrays, start = {}, 0
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         if entry["dtype"] not in _OF_SAFETENSORS:
             raise ValueError(f"{name} is of the unknown dtype {entry['dtype']}.")
         begin, end = entry["data_offsets"]
+        if begin != start or end < begin:  # the same bytes under many names would grow
+            raise ValueError(
+                f"{name} takes its bytes {begin} to {end}, where each must begin as the one before "
+                f"ends, here at {start}."
+            )
+        start = end
         flat = _array(data[begin:end], _OF_SAFETENSORS[entry["dtype"]])
         arrays[name] = flat.reshape(entry["shape"])
     return arrays
 
 
-def _read_h5(path, limit):
+def _read_h5(path):
     """Keras keeps variables by number and, with them, the name of their layer."""
-    try:
-        file = h5py.File(path)
-    except OSError as error:  # h5py's message lacks the path
-        raise ValueError(error) from error
-    with file:
+    saving.check_weights(path)
+    with h5py.File(path) as file:
         groups = [group["vars"] for group in file["layers"].values()]
-        datasets = {
-            f"{group.attrs['name'].replace('_', '.')}.{variable}": group[str(index)]
+        return {
+            f"{group.attrs['name'].replace('_', '.')}.{variable}": group[str(index)][()]
             for group in groups
             for index, variable in zip(
                 range(len(group)), ("weight", "bias", "running_mean", "running_var")
             )
         }
-        _allow(sum(dataset.nbytes for dataset in datasets.values()), limit)
-        return {name: dataset[()] for name, dataset in datasets.items()}
 
 
 class _Tensor:
@@ -162,9 +164,12 @@ class _Tensor:
         )
 
 
-class _Unpickler(pickle.Unpickler):
+class _Unpickler(pickle._Unpickler):  # in Python: C's memo is an array, as long as a file asks
     """Knows what a file of tensors needs, and no other function or class (as Python's manual
     restricts globals). Notes the storages: key -> dtype."""
+
+    dispatch = dict(pickle._Unpickler.dispatch)
+    del dispatch[pickle.BYTEARRAY8[0]]  # allocates before it reads
 
     _KNOWN = {
         "collections OrderedDict": collections.OrderedDict,
@@ -184,6 +189,13 @@ class _Unpickler(pickle.Unpickler):
                 "PyTorch can save them: torch.save(state_dict, ...)."
             )
         return self._KNOWN[f"{module} {name}"]
+
+    def load_build(self):
+        if not isinstance(self.stack[-2], collections.OrderedDict):  # with its `_metadata`
+            raise ValueError("it sets attributes of what is no state dict.")
+        super().load_build()
+
+    dispatch[pickle.BUILD[0]] = load_build
 
     def persistent_load(self, pid):
         _, dtype, key, *_ = pid  # "storage", its class, key, device, number of values

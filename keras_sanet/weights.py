@@ -22,6 +22,7 @@ _VARIABLES = {
     "moving_variance": "running_var",
 }
 _FIRST = "conv1.weight"
+_PARALLEL = "module."  # torch.nn.DataParallel's
 
 
 class Pretrained(NamedTuple):
@@ -125,17 +126,24 @@ def load_checkpoint(model, path, strict=True):
         model: a backbone of `keras_sanet.backbones`, or a model with one as its layer "backbone".
         path: `.safetensors`, `.safetensors.xz`, a PyTorch state dict `.pth` / `.pt` (neither needs
             PyTorch, and nothing in it is executed), or `.weights.h5`. The classifier `fc.*` is left
-            out.
-        strict: whether all names and shapes must fit. If not, those that do are loaded.
+            out, and so is the "module." that DataParallel puts before all names.
+        strict: whether all names and shapes must fit. If not, those that do are loaded, one at
+            least.
 
     Returns: `Report`.
 
-    Raises: ValueError where names or shapes do not fit (if `strict`), with those that differ, or
-        where the file is damaged; nothing is loaded then. FileNotFoundError.
+    Raises: ValueError where names or shapes do not fit (if `strict`; none if not), with those that
+        differ, where the file is damaged, or for another backbone; nothing is loaded then.
+        FileNotFoundError.
     """
     backbone = model
     if any(layer.name == "backbone" for layer in model.layers):
         backbone = model.get_layer("backbone")
+    if not any(layer.name == "layer1_0_conv1" for layer in getattr(backbone, "layers", ())):
+        raise ValueError(
+            f"{path} was not loaded: {backbone.name!r} is no backbone of `keras_sanet.backbones`; "
+            "load its weights as its package does."
+        )
     variables = {
         f"{layer.name.replace('_', '.')}.{_VARIABLES[variable.name]}": variable
         for layer in backbone.layers
@@ -144,9 +152,12 @@ def load_checkpoint(model, path, strict=True):
     # At most four numbers for each of ours, in float32 (training checkpoints have the optimizer's),
     # and a classifier of 32,000 classes from 2048 channels.
     limit = 16 * sum(int(np.prod(v.shape)) for v in variables.values()) + 2**28
+    arrays = tensors.read(path, limit)
+    if all(name.startswith(_PARALLEL) for name in arrays):
+        arrays = {name.removeprefix(_PARALLEL): value for name, value in arrays.items()}
     arrays = {
         name: value
-        for name, value in tensors.read(path, limit).items()
+        for name, value in arrays.items()
         if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
     }
     if not str(path).endswith(".weights.h5"):  # kernels (out, in, height, width) to Keras's order
@@ -167,7 +178,7 @@ def load_checkpoint(model, path, strict=True):
         adapted=channels,
     )
     differences = report.differences
-    if strict and differences:
+    if not report.loaded or (strict and differences):
         listed = "\n  ".join(differences[:20])
         more = f"\n  and {len(differences) - 20} more" if len(differences) > 20 else ""
         raise ValueError(

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_sanet import FCN, PSPNet, SANet
+from keras_sanet import FCN, PSPNet, SANet, backbones, models, weights
 from keras_sanet.losses import SegmentationLoss
 
 CLASSES = 3
@@ -182,6 +182,17 @@ def test_a_backbone_of_ones_own_is_taken_by_its_taps():
     # The last tap, of 8 channels, joins y and two branches of 4.
     assert fusing_channels(model) == 8 + 4 + 2 * 4
     assert model.output_shape == (None, None, None, CLASSES)
+
+
+def test_a_backbone_of_another_name_is_the_layer_backbone_with_the_same_weights(tmp_path):
+    own = backbones.build("resnet_tiny", name="mine")
+    model = FCN(CLASSES, own, filters=4)
+    backbone = model.get_layer("backbone")
+    assert list(backbone.output) == ["s0", "s1", "s2", "s3", "s4"]
+    assert backbone.get_layer("conv1") is own.get_layer("conv1")
+    own.save_weights(tmp_path / "mine.weights.h5")
+    assert len(weights.load_checkpoint(model, tmp_path / "mine.weights.h5").loaded) == 60
+    assert models.describe(model)[1]["backbone"]["variant"] == "resnet_tiny"
 
 
 # Errors

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 import json
+import operator
 import os
 import signal
 import subprocess
@@ -88,21 +89,68 @@ def test_a_backbone_of_keras_passes_the_checks_of_its_config():
     saving._check_config("convnext.keras", config)
 
 
-def test_a_registered_layer_of_a_foreign_package_passes_and_its_tokenizers_do_not():
-    keras_hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
-    names = {
-        "known": keras_hub.models.ResNetBackbone,
-        "is not known to be safe": keras_hub.tokenizers.WordPieceTokenizer,
-    }
-    for message, kind in names.items():
+# Of keras-cv and keras-hub: what backbones are made of, and what downloads or reads files.
+REGISTERED = {
+    "keras_hub": {
+        "models.ResNetBackbone": True,
+        "models.HGNetV2Backbone": True,
+        "tokenizers.WordPieceTokenizer": False,
+        "models.BertTextClassifierPreprocessor": False,
+        "models.StableDiffusion3Backbone": False,
+        "layers.ResNetImageConverter": False,
+    },
+    "keras_cv": {
+        "models.ResNetBackbone": True,
+        "models.MobileNetV3Backbone": True,
+        "models.EfficientNetV2Backbone": True,
+        "models.CSPDarkNetBackbone": True,
+        "layers.SqueezeAndExcite2D": True,
+        "layers.FusedMBConvBlock": True,
+        "models.ResNet50Backbone": False,  # from_preset: a download
+        "models.feature_extractor.CLIPProcessor": False,  # opens its vocabulary
+        "models.stable_diffusion.TextEncoder": False,
+        "layers.RandAugment": False,
+    },
+}
+
+
+@pytest.mark.parametrize("package", REGISTERED)
+def test_layers_of_foreign_backbones_pass_and_what_downloads_or_reads_does_not(package):
+    if package == "keras_cv":
+        pytest.importorskip("tensorflow", reason="keras-cv needs TensorFlow")
+    foreign = pytest.importorskip(package, reason=f"{package} is not installed")
+    for name, known in REGISTERED[package].items():
+        kind = operator.attrgetter(name)(foreign)
         entry = {
             "module": kind.__module__,
             "class_name": kind.__name__,
             "registered_name": keras.saving.get_registered_name(kind),
             "config": {},
         }
-        with contextlib.nullcontext() if message == "known" else refusal(message):
+        assert keras.saving.get_registered_object(entry["registered_name"]) is kind
+        with contextlib.nullcontext() if known else refusal(f"{kind.__name__}.*not known"):
             saving._check_config("foreign.keras", entry)
+
+
+def test_functions_of_numbers_and_slices_pass(tmp_path, compiled, rng):
+    image = keras.Input((8, 8, 3))
+    x = image[:, 1:, ::2]
+    functions = "relu relu6 sigmoid silu gelu hard_swish hard_sigmoid leaky_relu elu tanh square"
+    for name in functions.split():
+        x = getattr(keras.ops, name)(x / 4)
+    x = keras.ops.clip(keras.ops.softmax(x), 0.1, 0.9)
+    model = keras.Model(image, x)
+    model.save(tmp_path / "model.keras")
+    loaded, batch = saving.load_model(tmp_path / "model.keras"), rng.normal(size=(1, 8, 8, 3))
+    np.testing.assert_allclose(
+        *(keras.ops.convert_to_numpy(compiled(m)(batch)) for m in (model, loaded)), atol=1e-6
+    )
+
+
+def test_a_slice_of_anything_but_numbers_is_refused():
+    for config in ({"start": "1"}, {"start": {}}, "text"):
+        with refusal("'__slice__'"):
+            saving._check_config("a.keras", {"class_name": "__slice__", "config": config})
 
 
 def refusal(message):
@@ -234,7 +282,7 @@ def test_more_variables_than_the_weights_hold_are_refused_before_allocation(
 
 def test_at_most_counts_nested_models_and_leaves_no_trace():
     before = keras.Variable.__init__
-    with pytest.raises(ValueError, match="may hold 9,999 values"), saving.at_most(9_999):
+    with pytest.raises(ValueError, match="9,999 values in all are all"), saving.at_most(9_999):
         small_sanet()  # its backbone alone has more
     with saving.at_most(1_000_000):
         model = small_sanet()
@@ -500,6 +548,13 @@ def test_replacing_leaves_the_old_file_and_folder_after_an_error(tmp_path):
             raise RuntimeError("mine")
     assert file.read_text() == "old"
     assert sorted(tmp_path.rglob("*")) == [file, folder, folder / "old"]
+
+
+def test_replacing_names_a_folder_that_is_not_there(tmp_path):
+    path = tmp_path / "none" / "model.keras"
+    message = r"There is no folder .*none to write model\.keras into"
+    with pytest.raises(FileNotFoundError, match=message), saving.replacing(path) as written:
+        written.write_text("new")
 
 
 def test_replacing_a_file_by_a_folder_or_the_reverse_is_an_error_and_leaves_the_old(tmp_path):

@@ -4,6 +4,7 @@ import io
 import json
 import lzma
 import pickle
+import tracemalloc
 import zipfile
 
 import h5py
@@ -132,6 +133,50 @@ def test_a_tensor_that_reaches_out_of_its_storage_is_refused(tmp_path):
     refused(path, "a tensor reaches out of its storage")
 
 
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02Nr\0\0\0\x08.",  # None as number 2^27 of the memo: an array of 2 GB in C
+        b"\x80\x05\x96" + (2**28).to_bytes(8, "little") + b".",  # a bytearray of 256 MB
+        b"\x80\x05\x96" + (2**62).to_bytes(8, "little") + b".",
+        b"\x80\x05\x8e" + (2**62).to_bytes(8, "little") + b".",  # bytes
+    ],
+    ids=["memo", "bytearray", "huge bytearray", "huge bytes"],
+)
+def test_a_pickle_that_asks_for_memory_is_refused_without_taking_it(pickled, tmp_path):
+    path = tmp_path / "state.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+    tracemalloc.start()
+    refused(path)
+    assert tracemalloc.get_traced_memory()[1] < 10**6
+    tracemalloc.stop()
+
+
+def test_a_pickle_can_not_change_the_classes_that_it_names(tmp_path):
+    path = tmp_path / "state.pth"
+    # _Tensor itself, then BUILD with (None, {"array": 1}): its attribute would be set.
+    pickled = b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\nN}X\5\0\0\0arrayK\1s\x86b."
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickled)
+    refused(path, "it sets attributes of what is no state dict")
+    assert callable(tensors._Tensor.array)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before 1.6"])
+def test_a_pickle_with_any_byte_changed_is_read_or_named(zipped, tmp_path, rng):
+    torch = pytest.importorskip("torch")
+    path, buffer = tmp_path / "state.pth", io.BytesIO()
+    torch.save(torch.nn.Linear(1, 1).state_dict(), buffer, _use_new_zipfile_serialization=zipped)
+    good = buffer.getvalue()
+    for at, value in zip(rng.integers(0, 700, 500), rng.integers(0, 256, 500)):
+        path.write_bytes(good[:at] + bytes([value]) + good[at + 1 :])
+        try:
+            tensors.read(path, LIMIT)
+        except ValueError as error:
+            assert str(path) in str(error)
+
+
 def test_a_zip_that_would_grow_is_refused(tmp_path):
     path = tmp_path / "state.pth"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -181,6 +226,18 @@ def test_a_damaged_file_is_named(content, message, suffix, tmp_path):
     refused(path, message)
 
 
+@pytest.mark.parametrize(
+    "spans",
+    [[(0, 4), (0, 4)], [(0, 4), (2, 6)], [(0, 2), (4, 6)], [(2, 6)], [(0, 4), (4, 2)], [(-2, 2)]],
+    ids=["same", "overlap", "gap", "gap at the start", "reversed", "negative"],
+)
+def test_tensors_must_follow_one_another(spans, tmp_path):
+    path = tmp_path / "a.safetensors"
+    header = {f"{i}": entry("BF16", [(e - b) // 2], b, e) for i, (b, e) in enumerate(spans)}
+    path.write_bytes(safetensors(header, bytes(6)))
+    refused(path, "where each must begin as the one before ends")
+
+
 def test_an_xz_that_would_grow_beyond_the_limit_is_refused_by_its_header(tmp_path):
     path = tmp_path / "a.safetensors.xz"
     header = {"a": entry("U8", [LIMIT + 1], 0, LIMIT + 1)}
@@ -217,11 +274,20 @@ def test_a_cut_file_of_pytorch_is_named(tmp_path):
             refused(path)
 
 
-def test_an_hdf5_file_that_would_grow_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("external", "message"),
+    [
+        (None, "a dataset of the shape (1000000,) that is not stored whole"),  # would grow
+        ("secret", "a dataset in another file"),
+    ],
+)
+def test_an_hdf5_file_that_would_grow_or_reads_another_is_refused(external, message, tmp_path):
+    (tmp_path / "secret").write_bytes(bytes(4 * LIMIT))
     path = tmp_path / "a.weights.h5"
     with h5py.File(path, "w") as file:
         group = file.create_group("layers/conv2d/vars")
         group.attrs["name"] = "conv1"
-        group.create_dataset("0", (LIMIT,), "float32")  # of which nothing is stored
+        others = external and [(str(tmp_path / external), 0, 4 * LIMIT)]
+        group.create_dataset("0", (LIMIT,), "float32", external=others)
     assert path.stat().st_size < 10_000
-    refused(path, "would take 4,000,000 bytes")
+    refused(path, message)

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_sanet import SANet, backbones, weights
+from keras_sanet import FCN, SANet, backbones, weights
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +160,31 @@ def test_twenty_differences_are_listed_and_the_others_counted(state, backbone, t
     # of which 59 are missing.
     path = write({"conv1.weight": state["conv1.weight"]}, tmp_path / "one.safetensors")
     assert_refused(backbone, path, ValueError, "and 39 more")
+
+
+def test_another_backbone_is_named(state, tmp_path):
+    path = write(state, tmp_path / "tiny.safetensors")
+    theirs = keras.applications.MobileNet(weights=None, include_top=False)  # has a conv1 too
+    dense = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)], name="dense")
+    for model, name in ((FCN(2, theirs, filters=4), "backbone"), (dense, "dense")):
+        message = f"'{name}' is no backbone of `keras_sanet.backbones`; load its weights as its"
+        assert_refused(model, path, ValueError, message)
+
+
+def test_the_prefix_of_data_parallel_is_left_out(state, tmp_path):
+    backbone = backbones.build("resnet_tiny")
+    parallel = {f"module.{name}": value for name, value in state.items()}
+    weights.load_checkpoint(backbone, write(parallel, tmp_path / "tiny.safetensors"))
+    assert_loaded(backbone, state)
+
+
+@pytest.mark.parametrize("names", [["encoder.conv1.weight"], []])
+def test_a_file_of_which_nothing_fits_is_an_error_without_strict_too(
+    names, state, backbone, tmp_path
+):
+    path = write(dict.fromkeys(names, state["conv1.weight"]), tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="does not fit tiny; nothing was loaded"):
+        weights.load_checkpoint(backbone, path, strict=False)
 
 
 def test_an_unknown_suffix_is_named(backbone, tmp_path):
