@@ -61,8 +61,8 @@ def from_model(model, taps=None, preprocessing=None):
     Returns: `keras.Model` "backbone", from raw RGB (batch, height, width, 3), 0..255, to the dict
         {"s0": ..., "s4": ...}; with fewer than five taps the first names are left out.
 
-    Raises: ValueError where the model is not functional, has other inputs or no such layers, or
-        its family is not known and `preprocessing` is None.
+    Raises: ValueError where the model is not functional, has other inputs or no such layers, its
+        family is not known and `preprocessing` is None, or its maps are inside of an inner model.
 
     Example:
         stem = keras.applications.ResNet50(include_top=False)
@@ -74,6 +74,11 @@ def from_model(model, taps=None, preprocessing=None):
         raise ValueError(
             "`model` must be a functional `keras.Model` of images (batch, height, width, 3), "
             f"channels last. Received: {model!r} with input_shape={shape}."
+        )
+    if not (preprocessing is None or isinstance(preprocessing, str) or callable(preprocessing)):
+        raise ValueError(
+            f"`preprocessing` must be one of {', '.join(MODES)}, or a layer. Received: "
+            f"{preprocessing!r}."
         )
     package, identity = _identity(model)
     families = [f for f in _FAMILIES if f[0] == package and re.fullmatch(f[1], identity)]
@@ -102,6 +107,7 @@ def _identity(model):
 
 def _taps(model, taps, pattern):
     """dict of names and tensors, fine to coarse."""
+    given = taps
     if taps is None:
         if getattr(model, "pyramid_outputs", None):
             taps = list(model.pyramid_outputs.values())
@@ -109,35 +115,69 @@ def _taps(model, taps, pattern):
             taps = list(model.pyramid_level_inputs.values())
         else:
             taps = _last_of_each_stride(model, pattern)
+    if isinstance(taps, str) or not taps:
+        raise ValueError(f"`taps` must name one layer at least, in a list. Received: {given!r}.")
     if not isinstance(taps, dict):
         first = max(0, 5 - len(taps))
         taps = {f"s{first + i}": tap for i, tap in enumerate(taps)}
-    tensors = {o.name: o.output for o in model.operations}
-    for name, tap in taps.items():
-        if isinstance(tap, str):
-            if tap not in tensors or len(tensors[tap].shape) != 4:
-                raise ValueError(
-                    "`taps` must name layers of the model whose output is a map (batch, height, "
-                    f"width, channels); `model.summary()` lists them. Received: {tap!r}."
-                )
-            taps[name] = tensors[tap]
-    if not taps:
-        raise ValueError(f"No maps of stride 2 to 32 in {model.name}. Name layers in `taps`.")
-    return taps
+    maps = _maps(model)
+    for tap in taps.values():
+        if isinstance(tap, str) and tap not in maps:
+            raise ValueError(
+                "`taps` must name layers of the model whose output is a map (batch, height, "
+                f"width, channels); `model.summary()` lists them. Received: {tap!r}."
+            )
+    tensors = {name: maps[tap] if isinstance(tap, str) else tap for name, tap in taps.items()}
+    if given is not None:
+        levels = list(_levels(model, tensors).values())
+        if levels != sorted(levels) or len({id(tensor) for tensor in tensors.values()}) < len(taps):
+            raise ValueError(
+                f"`taps` must go from fine to coarse, each layer once. Received: {given!r}, of "
+                f"strides {', '.join(str(2**level) for level in levels)}."
+            )
+    return tensors
+
+
+def _maps(model):
+    """dict of layers' names and their maps (batch, height, width, channels), input to output.
+
+    By the nodes of this graph: the `output` of a model inside of it is in a graph of its own.
+    """
+    return {
+        node.operation.name: node.outputs[0]
+        for _, nodes in sorted(model._nodes_by_depth.items(), reverse=True)
+        for node in nodes
+        if len(node.outputs) == 1 and len(node.outputs[0].shape) == 4
+    }
+
+
+def _levels(model, tensors):
+    """dict of names and the binary logarithms of the strides of tensors by those names."""
+    side = model.input_shape[1] or 512
+    image = keras.KerasTensor((1, side, model.input_shape[2] or side, 3))
+    shapes = keras.Function(model.input, tensors).compute_output_spec(image)
+    return {name: round(math.log2(side / shapes[name].shape[1])) for name in tensors}
 
 
 def _last_of_each_stride(model, pattern):
     """Tensors: of each stride from 2 to 32 the last whose layer's name ends as the pattern says."""
+    maps = _maps(model)
     tensors = {
-        o.name: o.output
+        o.name: maps[o.name]
         for o in model.operations
-        if isinstance(o.output, keras.KerasTensor)
-        and len(o.output.shape) == 4
+        if o.name in maps
         and not isinstance(o, (layers.ZeroPadding2D, layers.Cropping2D))
         and re.search(f"{pattern}$", o.name)
     }
-    side = model.input_shape[1] or 512
-    image = keras.KerasTensor((1, side, model.input_shape[2] or side, 3))
-    shapes = keras.Function(model.input, tensors).compute_output_spec(image)
-    last = {round(math.log2(side / shapes[name].shape[1])): tensors[name] for name in tensors}
-    return [last[level] for level in sorted(last) if 1 <= level <= 5]
+    last = {level: tensors[name] for name, level in _levels(model, tensors).items()}
+    found = [last[level] for level in sorted(last) if 1 <= level <= 5]
+    inner = [o.name for o in model.operations if isinstance(o, keras.Model)]
+    if len(found) < 2 and inner:
+        raise ValueError(
+            f"The maps of {model.name} are inside of its layer {inner[0]!r}: pass that model to "
+            "`backbones.from_model`, and say by `preprocessing` what comes before it. Or name "
+            "layers in `taps`."
+        )
+    if not found:
+        raise ValueError(f"No maps of stride 2 to 32 in {model.name}. Name layers in `taps`.")
+    return found

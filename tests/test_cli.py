@@ -37,6 +37,10 @@ OPTIONS = {
         "--output", "--write", "--ids", "--scales", "--flip", "--window", "--bucket",
         "--batch-size",
     ),
+    "export": (
+        "--format", "--image-size", "--batch-size", "--preprocessing", "--postprocessing",
+        "--precision", "--calibration-images",
+    ),
 }  # fmt: skip
 
 

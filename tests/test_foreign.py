@@ -371,6 +371,40 @@ def test_taps_are_layers_by_name_in_a_list_or_a_dict():
     assert taps_of(from_model(small(), preprocessing="tf")) == {"s3": "fine", "s4": "coarse"}
 
 
+def test_a_dict_of_taps_stays_as_it_was_given():
+    taps = {"a": "fine", "b": "coarse"}
+    for _ in range(2):
+        assert taps_of(from_model(small(), taps, "tf")) == {"a": "fine", "b": "coarse"}
+    assert taps == {"a": "fine", "b": "coarse"}
+
+
+def wrapped(name="inner"):
+    """A model around one whose last map is "coarse", of 8 channels."""
+    inner = small(name)
+    inner = keras.Model(inner.input, inner.get_layer("coarse").output, name=name)
+    image = keras.Input((None, None, 3))
+    x = inner(keras.layers.Rescaling(1 / 255)(image))
+    x = keras.layers.Conv2D(6, 3, 2, padding="same", name="own")(x)
+    return inner, keras.Model(image, x, name="outer")
+
+
+def test_a_model_inside_of_a_model_is_a_tap_with_the_values_of_the_outer_one(compiled, rng):
+    inner, outer = wrapped()
+    image = photo(rng, 8, 8).astype("float32")
+    taps = compiled(from_model(outer, ["inner", "own"]))(image)
+    np.testing.assert_allclose(
+        to_numpy(taps["s3"]), to_numpy(inner(image / 255)), rtol=0, atol=1e-5
+    )
+    assert to_numpy(taps["s4"]).shape[-1] == 6
+
+
+def test_a_model_that_only_wraps_another_is_an_error_that_names_it():
+    image = keras.Input((None, None, 3))
+    outer = keras.Model(image, wrapped()[0](keras.layers.Rescaling(1 / 255)(image)), name="outer")
+    with pytest.raises(ValueError, match="inside of its layer 'inner': pass that model to `back"):
+        from_model(outer)
+
+
 def test_preprocessing_may_be_a_layer(compiled, rng):
     image = photo(rng, 8, 8).astype("float32")
     backbone = from_model(small(), preprocessing=keras.layers.ReLU(threshold=100.0))
@@ -402,6 +436,11 @@ def test_an_unknown_family_needs_preprocessing():
         ({"preprocessing": "bgr"}, "`preprocessing` must be one of none, unit, .*'bgr'"),
         ({"taps": ["fine", "other"]}, "`taps` must name layers of the model.*'other'"),
         ({"taps": ["top"]}, "`taps` must name layers of the model.*'top'"),
+        ({"taps": "fine"}, "`taps` must name one layer at least, in a list. Received: 'fine'"),
+        ({"taps": []}, "`taps` must name one layer at least"),
+        ({"taps": ["coarse", "fine"]}, "must go from fine to coarse.*, of strides 4, 2"),
+        ({"taps": ["fine", "fine"]}, "`taps` must go from fine to coarse, each layer once"),
+        ({"preprocessing": 5}, "`preprocessing` must be one of none, .* or a layer. Received: 5"),
     ],
 )
 def test_from_model_names_bad_arguments(arguments, message):
