@@ -76,7 +76,7 @@ def export(
 ):
     """Writes a model for another runtime.
 
-    The file has one input, "image", (batch, height, width, 3), RGB 0..255, and one output:
+    The file has one input, "image", (batch, height, width, channels), 0..255, and one output:
     "logits", float32 (batch, height, width, classes), or "mask". Where the model knows its class
     names and colours, so does the file: ONNX's metadata properties and OpenVINO's runtime
     information `keras_sanet` hold `class_names` and `palette` in JSON, a `.tflite` file (to be read
@@ -98,8 +98,8 @@ def export(
             the logits, resized where need be. Else logits of `image_size`.
         precision: "float32"; for OpenVINO and LiteRT also "float16" (weights kept so, half the
             size) or "int8" (weights, and most of what is computed).
-        calibration_images: for "int8", some images as they will come (paths, or RGB 0..255 arrays
-            (height, width, 3)), whose ranges of values set the scales. At most 100 are taken.
+        calibration_images: for "int8", some images as they will come, paths or arrays (height,
+            width, channels) of 0..255: their values set the scales. At most 100 are taken.
             LiteRT's needs an `image_size` too.
 
     Returns: the path.
@@ -136,7 +136,7 @@ def export(
             "TensorFlow. Received: batch_size=None."
         )
     size = (None, None) if preprocessing or image_size is None else image_size
-    shape = (batch_size, *size, 3)
+    shape = (batch_size, *size, model.input_shape[-1])
     classes = {
         name: value
         for name in ("class_names", "palette")
@@ -235,7 +235,7 @@ def _deployed(model, shape, image_size, preprocessing, postprocessing):
 class _Deployed(keras.layers.Layer):
     """What an exported file computes. It is never saved by itself, so it isn't registered.
 
-    Call arguments: images, (batch, height, width, 3), uint8 or float32.
+    Call arguments: images, (batch, height, width, channels), uint8 or float32.
     Returns: logits or a mask, see `export`.
     """
 
@@ -248,7 +248,9 @@ class _Deployed(keras.layers.Layer):
         x = ops.cast(images, "float32")
         if self.image_size is not None:
             # To the shape that it has, so that converters know it too.
-            x = ops.reshape(resize(x, self.image_size), (self.batch or -1, *self.image_size, 3))
+            x = ops.reshape(
+                resize(x, self.image_size), (self.batch or -1, *self.image_size, x.shape[-1])
+            )
         logits = self.model(x, training=False)
         if not self.postprocessing:
             return logits
@@ -269,15 +271,15 @@ class _Deployed(keras.layers.Layer):
 
 def _calibration(images, shape, preprocessing):
     """Inputs of the exported model, arrays of one batch each."""
-    batch, *size, _ = shape
+    batch, *size, channels = shape
     dtype = "uint8" if preprocessing else "float32"
     samples = []
     for image in itertools.islice(images, _CALIBRATED):
         array = read_image(image) if isinstance(image, (str, Path)) else np.asarray(image)
-        if array.ndim != 3 or array.shape[-1] != 3:
+        if array.ndim != 3 or array.shape[-1] != channels:
             raise ValueError(
-                "`calibration_images` must be paths or arrays (height, width, 3). Received: shape "
-                f"{array.shape}."
+                f"`calibration_images` must be paths or arrays (height, width, {channels}). "
+                f"Received: shape {array.shape}."
             )
         if None not in size and array.shape[:2] != tuple(size):
             resized = resize(ops.convert_to_tensor(array[None].astype("float32")), size)
@@ -378,7 +380,7 @@ def _check_sizes(job, path):
 
     session = onnxruntime.InferenceSession(path)
     for size in ((64, 99), (101, 72)):  # both even and odd, and of several remainders by 8
-        image = np.random.default_rng(0).integers(0, 256, (job.shape[0], *size, 3))
+        image = np.random.default_rng(0).integers(0, 256, (job.shape[0], *size, job.shape[-1]))
         image = image.astype(job.model.input.dtype)
         (output,) = session.run(None, {"image": image})
         (expected,) = job.model.predict_on_batch(image).values()

@@ -55,7 +55,7 @@ _FOREIGN = {
     r"|models\.backbones\.(csp_darknet|densenet|efficientnet_(lite|v1|v2)|mobilenet_v3|resnet_v[12]"
     r"|vgg16)\.\w+_(backbone|utils))",
     "keras_hub": r"keras_hub\.src\.models\.(cspnet|densenet|efficientnet|hgnetv2|mobilenet|resnet"
-    r"|vgg|xception)\.\w+_(backbone|layers)",
+    r"|vgg|xception)\.\w+_(backbone|encoder|layers)",
 }
 
 

@@ -316,6 +316,17 @@ def test_an_export_replaces_the_old_one_whole_or_not_at_all(format, tmp_path, mo
     }
 
 
+@written(*WRITTEN[:1])
+def test_images_of_other_channels(format, tmp_path):
+    needs(format)
+    image = keras.Input((None, None, 2))
+    model = keras.Model(image, keras.layers.Conv2D(2, 1)(image))
+    path = export(model, tmp_path / NAMES[format], format, image_size=(4, 5))
+    x = np.random.default_rng(0).uniform(0, 255, (1, 4, 5, 2)).astype("float32")
+    logits = run(path, format, x)["logits"]
+    np.testing.assert_allclose(logits, model.predict_on_batch(x), rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("format", [f for f in FORMATS if f not in WRITTEN] or [None])
 def test_a_backend_that_cannot_write_a_format_says_the_way_round(model, format, tmp_path):
     if format is None:

@@ -94,6 +94,7 @@ REGISTERED = {
     "keras_hub": {
         "models.ResNetBackbone": True,
         "models.HGNetV2Backbone": True,
+        "src.models.hgnetv2.hgnetv2_encoder.HGNetV2Encoder": True,
         "tokenizers.WordPieceTokenizer": False,
         "models.BertTextClassifierPreprocessor": False,
         "models.StableDiffusion3Backbone": False,
