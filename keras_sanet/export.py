@@ -86,7 +86,8 @@ def export(
     OpenVINO's two files are moved: killed just then, the old ones are in a hidden folder beside.
 
     Args:
-        model: images to logits, or to a dict with "logits".
+        model: images to logits, or to a dict with "logits". One of mixed precision is exported in
+            float32.
         path: of the file: `.onnx`, `.tflite`, or `.xml` (its `.bin` beside); or of the folder.
         format: "tf_saved_model", "onnx", "openvino" or "litert".
         image_size: (height, width) in pixels, that the network computes at. None: any.
@@ -117,6 +118,8 @@ def export(
     _check(path, format, precision)
     if isinstance(model.output, dict):
         model = keras.Model(model.input, model.output["logits"])
+    if any(layer.compute_dtype != "float32" for layer in model._flatten_layers()):
+        model = _in_float32(model)
     image_size = _image_size(model, image_size)
     if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
         raise ValueError(f"`batch_size` must be None or at least 1. Received: {batch_size!r}.")
@@ -204,6 +207,16 @@ def _check(path, format, precision):
             raise FileExistsError(f"{path} exists and is no SavedModel. Give another path.")
     elif path.is_dir():
         raise FileExistsError(f"{path} is a folder. Give another path.")
+
+
+def _in_float32(model):
+    """The same model without mixed precision, which the formats' converters don't know."""
+    config = model.to_json()
+    for policy in ("mixed_bfloat16", "mixed_float16"):
+        config = config.replace(f'"{policy}"', '"float32"')
+    copy = keras.models.model_from_json(config)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def _image_size(model, image_size):

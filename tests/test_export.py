@@ -68,11 +68,8 @@ def backbone():
     return keras.Model(image, {"s0": s0, "s1": s1, "s2": Conv2D(8, 1)(x)})
 
 
-@pytest.fixture(scope="module")
-def model():
-    """A small SANet whose batch norms are not those of the start."""
-    keras.utils.set_random_seed(0)
-    model = SANet(
+def build():
+    return SANet(
         4,
         backbone(),
         aggregator_filters=8,
@@ -82,6 +79,13 @@ def model():
         class_names=CLASSES,
         palette=[(i, 0, 0) for i in range(4)],
     )
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A small SANet whose batch norms are not those of the start."""
+    keras.utils.set_random_seed(0)
+    model = build()
     rng = np.random.default_rng(0)
     for weight in model.weights:
         if "moving_mean" in weight.path:
@@ -429,6 +433,19 @@ def test_pytorch_refuses_for_any_size_what_it_can_trace_for_one(format, tmp_path
         export(model, tmp_path / "m.onnx", format)
     assert os.listdir(tmp_path) == []
     path = export(model, tmp_path / "m.onnx", format, image_size=SIZE)
+    logits = run(path, format, images(SIZE))["logits"]
+    np.testing.assert_allclose(logits, logits_of(model, images(SIZE)), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
+def test_a_model_of_mixed_precision_is_exported_in_float32(model, policy, tmp_path):
+    format = WRITTEN[-1]
+    needs(format)
+    keras.config.set_dtype_policy(policy)
+    mixed = build()
+    mixed.set_weights(model.get_weights())
+    assert mixed.get_layer("aggregator").compute_dtype == policy.removeprefix("mixed_")
+    path = export(mixed, tmp_path / NAMES[format], format, image_size=SIZE)
     logits = run(path, format, images(SIZE))["logits"]
     np.testing.assert_allclose(logits, logits_of(model, images(SIZE)), rtol=0, atol=1e-4)
 
