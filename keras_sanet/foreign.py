@@ -3,8 +3,8 @@
 keras.applications, keras-cv, keras-hub, or any functional model. Their last map is 1/32 of the
 image as a rule, where ours is 1/8: use images or crops twice as large, or the dilated backbones of
 `keras_sanet.backbones`, where thin things matter. `.keras` files need the package of the backbone
-imported before they load; those with a MiT of keras-hub or keras-cv (its layers do not load by
-themselves) do not: `save_weights` keeps it.
+imported before they load. A MiT of keras-hub or keras-cv, and keras-cv's CSPDarkNet and
+MobileNetV3, have parts that Keras does not load from a file: `save_weights` keeps their weights.
 """
 
 import math

@@ -17,7 +17,6 @@ against theirs, file names that are not the config's, and sizes checked before m
 """
 
 import functools
-import hashlib
 import importlib
 import inspect
 import json
@@ -192,7 +191,7 @@ def save_preset(model, folder, figures=None, recipe=None, crop=None, licence=Non
             "format": _FORMAT,
             "builder": builder,
             "arguments": arguments,
-            "weights": {"sha256": _sha256(new / _WEIGHTS), "dtype": dtype},
+            "weights": {"sha256": saving.digest(new / _WEIGHTS), "dtype": dtype},
             "crop": None if crop is None else list(crop),
             "recipe": recipe,
             "figures": None if figures is None else _summary(figures),
@@ -319,7 +318,7 @@ def _restore(preset, file, config):
     path = file(_WEIGHTS)
     count = saving.check_weights(path)
     expected = config["weights"].get("sha256")
-    if _sha256(path) != expected:
+    if saving.digest(path) != expected:
         raise ValueError(
             f"{path} is damaged or of another preset: its SHA-256 is not {expected}, which "
             f"{_CONFIG} says. Get or save the preset again."
@@ -430,14 +429,6 @@ def _halve(path):
         target.attrs.update(source.attrs)
         source.visititems(copy)
     full.unlink()
-
-
-def _sha256(path):
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _download_from_hugging_face(address, file):

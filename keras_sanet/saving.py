@@ -6,6 +6,7 @@ for, and what Keras refuses only in some versions, is refused here before Keras 
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -114,6 +115,15 @@ def check_weights(path):
         raise
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise ValueError(f"{path} is damaged, or is no HDF5 file: {error}.") from error
+
+
+def digest(path, algorithm="sha256"):
+    """Hex digits of a file."""
+    found = hashlib.new(algorithm)
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            found.update(piece)
+    return found.hexdigest()
 
 
 @contextlib.contextmanager

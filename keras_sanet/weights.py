@@ -272,8 +272,7 @@ def imagenet(variant, build):
                     f"The ImageNet weights of {variant} were not downloaded: {error}. {way_out}"
                 ) from error
         algorithm, _, expected = source.digest.partition(":")
-        with found.open("rb") as opened:
-            digest = _digest(opened, algorithm)
+        digest = saving.digest(found, algorithm)
         if not digest.startswith(expected):
             place = f"{file} is" if found == file else f"{source.url} gave"
             raise ValueError(
@@ -286,14 +285,6 @@ def imagenet(variant, build):
         )
         convert(build(variant), found, converted, source=source.url, licence=source.licence)
     return converted
-
-
-def _digest(file, algorithm):
-    """Hex digits of an open file, read in pieces of 1 MiB."""
-    digest = hashlib.new(algorithm)
-    while piece := file.read(2**20):
-        digest.update(piece)
-    return digest.hexdigest()
 
 
 def _digest_of_arrays(file):
