@@ -359,6 +359,16 @@ def test_a_model_of_the_paper_is_built_without_weights():
     assert model.get_layer("logits").class_names[0] == "wall"
 
 
+def test_a_model_of_the_paper_starts_from_weights_of_its_backbone(random_checkpoint, tmp_path):
+    safetensors = pytest.importorskip("safetensors.numpy")
+    state = random_checkpoint("resnext50")
+    safetensors.save_file(state, tmp_path / "stem.safetensors")
+    start = {"load_weights": False, "backbone_weights": tmp_path / "stem.safetensors"}
+    model = presets.from_preset("fcn_resnext50_nyuv2", filters=4, **start)
+    kernel = model.get_layer("backbone").get_layer("conv1").get_weights()[0]
+    np.testing.assert_array_equal(kernel, state["conv1.weight"].transpose(2, 3, 1, 0))
+
+
 def test_all_names_are_listed():
     listed = presets.list_presets()
     assert {"sanet_tiny_scenes", "sanet_resnext50_cityscapes", "fcn_resnext50_sunrgbd"} <= {*listed}
