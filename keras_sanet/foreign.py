@@ -75,17 +75,13 @@ def from_model(model, taps=None, preprocessing=None):
             "`model` must be a functional `keras.Model` of images (batch, height, width, 3), "
             f"channels last. Received: {model!r} with input_shape={shape}."
         )
-    if not (preprocessing is None or isinstance(preprocessing, str) or callable(preprocessing)):
-        raise ValueError(
-            f"`preprocessing` must be one of {', '.join(MODES)}, or a layer. Received: "
-            f"{preprocessing!r}."
-        )
     package, identity = _identity(model)
     families = [f for f in _FAMILIES if f[0] == package and re.fullmatch(f[1], identity)]
     _, _, mode, pattern = families[0] if families else ("", "", None, "")
     if any(isinstance(o, (layers.Rescaling, layers.Normalization)) for o in model.operations[:3]):
         mode = "none"
-    if preprocessing is None and mode is None:
+    mode = mode if preprocessing is None else preprocessing
+    if mode is None:
         known = ", ".join(f"{package} {name}" for package, name, *_ in _FAMILIES)
         raise ValueError(
             f"What {package} {identity} was trained with is not known. Say so by `preprocessing` "
@@ -94,7 +90,7 @@ def from_model(model, taps=None, preprocessing=None):
     tensors = _taps(model, taps, pattern)
     image = keras.Input(shape[1:], name="image")
     body = keras.Model(model.input, tensors, name=model.name)
-    return keras.Model(image, body(preprocess(image, preprocessing or mode)), name="backbone")
+    return keras.Model(image, body(preprocess(image, mode)), name="backbone")
 
 
 def _identity(model):

@@ -212,8 +212,8 @@ def with_classes(model, num_classes=None, class_names=None, palette=None):
     before = model.get_layer("classifier").filters
     if num_classes in (None, before):
         logits = model.get_layer("logits")
-        class_names = class_names or logits.class_names
-        palette = palette or logits.palette
+        class_names = logits.class_names if class_names is None else class_names
+        palette = logits.palette if palette is None else palette
     outputs, is_dict = {}, isinstance(model.output, dict)
     for name, prefix in (("logits", ""), ("auxiliary", "auxiliary_")):
         if name == "logits" or (is_dict and name in model.output):

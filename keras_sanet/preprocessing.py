@@ -18,12 +18,6 @@ def statistics(channels):
     )
 
 
-def _standardize(channels):
-    means, deviations = statistics(channels)
-    scale = [1 / (255 * deviation) for deviation in deviations]
-    return scale, [-mean / deviation for mean, deviation in zip(means, deviations)]
-
-
 # Raw RGB times the scale plus the offset; the channels in the order R, G, B (as
 # `keras.applications.imagenet_utils.preprocess_input` calls and defines most of them).
 #   name     scale            offset                         then to BGR
@@ -32,7 +26,7 @@ MODES = {
     "unit": (1 / 255, 0.0, False),
     "tf": (1 / 127.5, -1.0, False),
     "tf128": (1 / 128, -1.0, False),
-    "torch": (*_standardize(3), False),
+    "torch": (None, None, False),  # by channel, from `statistics`
     "caffe": (1.0, [-123.68, -116.779, -103.939], True),
 }
 
@@ -42,22 +36,26 @@ def preprocess(image, mode):
 
     Args:
         image: (batch, height, width, channels), 0..255; channels other than RGB for "torch" alone.
-        mode: a name of `MODES`, or a layer.
+        mode: a name of `MODES`, or a layer, of which scale and offset count where it has them
+            (keras-hub's ImageConverter would also resize).
 
     Returns: float32 (batch, height, width, channels), also under mixed precision: bfloat16 would
         round the image.
     """
-    if isinstance(mode, str) and mode not in MODES:
+    if mode not in MODES if isinstance(mode, str) else not callable(mode):
         raise ValueError(
             f"`preprocessing` must be one of {', '.join(MODES)}, or a layer. Received: {mode!r}."
         )
-    if isinstance(mode, str):
+    bgr = False
+    if mode == "torch":
+        means, deviations = statistics(image.shape[-1])
+        scale = [1 / (255 * deviation) for deviation in deviations]
+        offset = [-mean / deviation for mean, deviation in zip(means, deviations)]
+    elif isinstance(mode, str):
         scale, offset, bgr = MODES[mode]
-        if mode == "torch":
-            scale, offset = _standardize(image.shape[-1])
-    elif hasattr(mode, "scale") and hasattr(mode, "offset"):  # keras-hub's ImageConverter
+    elif hasattr(mode, "scale") and hasattr(mode, "offset"):
         scale = 1.0 if mode.scale is None else mode.scale
-        offset, bgr = 0.0 if mode.offset is None else mode.offset, False
+        offset = 0.0 if mode.offset is None else mode.offset
     else:
         return mode(image)
     x = layers.Rescaling(scale, offset, dtype="float32", name="normalization")(image)

@@ -128,7 +128,7 @@ def from_preset(
     elif changes:
         source, model = model, _build(builder, {**arguments, **changes})
         _copy_weights(source, model)
-    if (num_classes, class_names, palette) == (None, None, None):
+    if num_classes is class_names is palette is None:
         return model
     return models.with_classes(model, num_classes, class_names, palette)
 

@@ -167,7 +167,7 @@ def test_the_same_number_of_classes_keeps_the_classifier(model, folder):
 
 
 def test_names_and_colours_alone_can_be_changed(model, folder):
-    loaded = presets.from_preset(folder, palette=[[1, 1, 1]] * 3)
+    loaded = presets.from_preset(folder, palette=np.ones((3, 3), "uint8"))
     assert_same_weights(model, loaded)
     assert loaded.get_layer("logits").class_names == ["a", "b", "c"]
     assert loaded.get_layer("logits").palette == [[1, 1, 1]] * 3

@@ -14,7 +14,6 @@ import tracemalloc
 import warnings
 import zipfile
 import zlib
-from pathlib import Path
 
 import h5py
 import keras
@@ -178,7 +177,7 @@ CLASSES = {
         },
     ),
     # A SavedModel from anywhere, with TensorFlow's file operations (CVE-2026-1462).
-    "saved model": ("keras.layers", "TFSMLayer", {"filepath": "/tmp/theirs"}),
+    "saved model": ("keras.layers", "TFSMLayer", {"filepath": "theirs"}),
     # A pickle of PyTorch's.
     "pickle": ("keras.layers", "TorchModuleWrapper", {"module": "gASVAAAAAAA="}),
     # Reads a file of the reader's disk into a vocabulary (CVE-2025-12058).
@@ -299,16 +298,15 @@ def test_at_most_counts_nested_models_and_leaves_no_trace():
 # Archives
 
 
-@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "assets/../../evil", "assets/vocabulary"])
+@pytest.mark.parametrize("name", ["../evil", "{}/evil", "assets/../../evil", "assets/vocabulary"])
 def test_other_members_are_refused_and_nothing_is_written(name, good, tmp_path):
     # With a fourth member Keras extracts all of them to a temporary folder.
-    folder = tmp_path / "folder"
+    folder, name = tmp_path / "folder", name.format(tmp_path)
     folder.mkdir()
     path = crafted(good, folder / "evil.keras", more=[(name, b"theirs")])
     with refusal(f"nothing else. It holds: .*{name}"):
         saving.load_model(path)
     assert list(tmp_path.rglob("*")) == [folder, path]
-    assert not Path("/tmp/evil").exists()
 
 
 def test_two_members_of_one_name_are_refused(good, tmp_path):
