@@ -356,6 +356,14 @@ def test_an_instance_file_of_another_size_is_named(rng, tmp_path):
         evaluate(Red(), datasets.load("cityscapes", tmp_path), "val")
 
 
+def test_an_instance_id_past_16_bits_is_named(rng, tmp_path):
+    draw_frames(tmp_path, rng, count=1)
+    path = tmp_path / "gtFine/val/bonn/bonn_000000_000000_gtFine_instanceIds.png"
+    Image.fromarray(np.full((24, 40), 70000, "int32")).save(path, "TIFF")
+    with pytest.raises(ValueError, match="instanceIds.png must hold instance ids .* 70000"):
+        evaluate(Red(), datasets.load("cityscapes", tmp_path), "val")
+
+
 def test_a_kept_evaluation_keeps_its_instances(rng, tmp_path):
     draw_frames(tmp_path, rng)
     dataset = datasets.load("cityscapes", tmp_path)

@@ -413,3 +413,11 @@ def test_a_header_has_the_mode_and_the_size_of_the_picture(tmp_path, crop_border
     for picture in (sample.image, sample.mask):
         header, opened = picture.header(), picture.open()
         assert (header.mode, header.size) == (opened.mode, opened.size)
+
+
+@pytest.mark.parametrize("signature", [b"HEAP", b"TREE", b"SNOD"])
+def test_a_mat_file_damaged_inside_is_named(tmp_path, signature):
+    path = write_mat(tmp_path)
+    path.write_bytes(path.read_bytes().replace(signature, b"XXXX", 1))
+    with pytest.raises(ValueError, match=f"{MAT} "):
+        nyuv2.load(tmp_path)

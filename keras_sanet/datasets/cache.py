@@ -59,7 +59,7 @@ class _Cached(Frame):
         path = self.folder / key[:2] / f"{key}.npy"
         try:
             return Image.fromarray(np.load(path))
-        except (OSError, ValueError, EOFError):  # not there, or cut off by a full disk
+        except Exception:  # not there, or damaged; NumPy's errors of that are of many kinds
             picture = {"image": open_image, "mask": open_mask}[self.kind](self.source)
             self._write(path, np.asarray(picture))
             return picture

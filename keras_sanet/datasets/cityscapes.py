@@ -134,6 +134,11 @@ def count_instances(sample, predicted):
             f"{path} and the prediction differ in size (height, width): {ids.shape} and "
             f"{predicted.shape}."
         )
+    if ids.min() < 0 or ids.max() > LARGEST_ID:
+        raise ValueError(
+            f"{path} must hold instance ids of 0..{LARGEST_ID}. Received: {ids.min()} to "
+            f"{ids.max()}."
+        )
     # An id is 1000 x label id + number, or the label id alone for stuff and groups.
     true = np.where(ids > 1000, _THINGS[ids // 1000], VOID)
     same_category = _CATEGORY[true] == _CATEGORY[predicted]

@@ -21,7 +21,12 @@ _IMAGE_MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "PA", "CMYK", "YCbCr")
 _MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
 _VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 _TRUST = "For images that you trust, raise `PIL.Image.MAX_IMAGE_PIXELS`."
+_LEAST_FRAME = 10  # bytes of a frame of any format: a GIF's without its pixels
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class UnreadableError(ValueError):
+    """A file that can't be decoded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,9 +161,10 @@ class Dataset:
     def sizes(self, split):
         """(height, width) of each sample, from the headers of the files, which it checks: they are
         there, of a kind that is read, and image and mask of one size."""
-        return [self._size(sample) for sample in self.samples(split)]
+        return [self.size(sample) for sample in self.samples(split)]
 
-    def _size(self, sample):
+    def size(self, sample):
+        """As `sizes`, of one sample."""
         width, height = _header(sample.image, _check_image)
         if sample.mask is not None:
             size = _header(sample.mask, _check_mask)
@@ -174,7 +180,7 @@ def read_image(path):
 
 def open_image(source):
     """Decodes an image file or `Frame` to a Pillow image of mode RGB."""
-    return _open(source, _check_image).convert("RGB")
+    return _open(source, _check_image, "RGB")
 
 
 def open_mask(source):
@@ -211,6 +217,12 @@ def frames(path):
         _check_pixels(path, image)
         # The other pictures of a camera's JPEG ("MPO") are previews of the first.
         count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+        most = path.stat().st_size // _LEAST_FRAME
+        if count > max(1, most):
+            raise ValueError(
+                f"{path} can't be read as an image: it says that it has {count} frames, and its "
+                f"size allows {most}."
+            )
     digits = len(str(count))
     numbered = [_Page(path, f"{path.stem}_{i:0{digits}}", i) for i in range(count)]
     return [path] if count == 1 else numbered
@@ -224,7 +236,11 @@ class _Page(Frame):
 
     def open(self):
         image = Image.open(self.file)
-        image.seek(self.index)
+        try:
+            image.seek(self.index)
+        except Exception:
+            image.close()
+            raise
         return image
 
 
@@ -232,6 +248,17 @@ def by_number(path):
     """Key that sorts paths by name, and numbers in it by value: frames of a video in order."""
     words = re.split(r"([0-9]+)", str(path))
     return [int(word) if index % 2 else word for index, word in enumerate(words)], str(path)
+
+
+def read_text(path):
+    """The content of a UTF-8 file, with or without a byte order mark."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text: {error}. Save it as such.") from error
+    if "\0" in text:
+        raise ValueError(f"{path} must be UTF-8 text, and holds zeros. Save it as such.")
+    return text
 
 
 def pair(images, masks):
@@ -270,13 +297,13 @@ def _header(path, check):
         return image.size
 
 
-def _open(path, check):
-    """The decoded Pillow image of a file whose kind and size pass."""
+def _open(path, check, mode=None):
+    """The decoded Pillow image of a file whose kind and size pass, converted to a mode if any."""
     with _named(path), path.open() if isinstance(path, Frame) else Image.open(path) as image:
         check(path, image)
         _check_pixels(path, image)
         image.load()
-        return image
+        return image if mode is None else image.convert(mode)
 
 
 @contextlib.contextmanager
@@ -288,10 +315,11 @@ def _named(path):
         raise FileNotFoundError(f"There is no file {path}.") from None
     except Image.DecompressionBombError as error:
         raise ValueError(f"{path} is too large to be decoded: {error} {_TRUST}") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except Exception as error:  # Pillow's of broken files are of many kinds
         if isinstance(error, ValueError) and str(getattr(path, "file", path)) in str(error):
             raise  # one of ours; Pillow's is of a PNG's text that swells
-        raise ValueError(f"{path} can't be read as an image: {error}.") from error
+        reason = str(error) or type(error).__name__
+        raise UnreadableError(f"{path} can't be read as an image: {reason}.") from error
 
 
 def _check_pixels(path, image):

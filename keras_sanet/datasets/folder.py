@@ -9,9 +9,10 @@ sub-folders, every fifth image in order of the names is "val" and the others "tr
 """
 
 import colorsys
+import re
 from pathlib import Path
 
-from keras_sanet.datasets.files import VOID, Dataset, pair
+from keras_sanet.datasets.files import VOID, Dataset, pair, read_text
 
 
 def load(root):
@@ -44,11 +45,13 @@ def _read_classes(path):
             f"There is no file {path}. It has a line a class, in order of the ids: its name, or "
             "name,red,green,blue."
         )
-    lines = [line.partition("#")[0].strip() for line in path.read_text("utf-8").splitlines()]
+    lines = [line.partition("#")[0].strip() for line in read_text(path).splitlines()]
     lines = [line for line in lines if line]
     names, palette, ids = [], [], {VOID: VOID}
     for file_id, line in enumerate(lines):
         name, *colour = (part.strip() for part in line.split(","))
+        if not name:
+            raise ValueError(f"{path}: {line!r} has no name.")
         if name.lower() == "void":
             ids[file_id] = VOID
             continue
@@ -63,8 +66,10 @@ def _read_classes(path):
 
 
 def _parse_colour(parts, path, line):
-    if len(parts) == 3 and all(part.isdigit() and int(part) < 256 for part in parts):
-        return tuple(int(part) for part in parts)
+    if len(parts) == 3 and all(re.fullmatch("[0-9]{1,3}", part) for part in parts):
+        colour = tuple(int(part) for part in parts)
+        if max(colour) < 256:
+            return colour
     raise ValueError(
         f"{path}: {line!r} must be a name, or name,red,green,blue with numbers in 0..255."
     )

@@ -33,11 +33,16 @@ def check_array(file, name, shape, dtype, info):
     """
     import h5py
 
-    array = file.get(name)
+    try:
+        array, there = file.get(name), ", ".join(file) or "nothing"
+    except Exception as error:  # h5py's of damaged files are of many kinds
+        raise ValueError(
+            f"{file.filename} is damaged: {error}. Get {info.title} from {info.url}."
+        ) from error
     if not isinstance(array, h5py.Dataset):
         raise ValueError(
-            f"{file.filename} has no array {name!r}. It holds: {', '.join(file) or 'nothing'}. Get "
-            f"{info.title} from {info.url}."
+            f"{file.filename} has no array {name!r}. It holds: {there}. Get {info.title} from "
+            f"{info.url}."
         )
     dtype = h5py.ref_dtype if dtype is None else np.dtype(dtype)
     fits = len(array.shape) == len(shape)

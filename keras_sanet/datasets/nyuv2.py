@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from keras_sanet.datasets.files import VOID, Dataset, Frame, Sample, pair
+from keras_sanet.datasets.files import VOID, Dataset, Frame, Sample, pair, read_text
 from keras_sanet.datasets.hdf5 import check_array, hdf5_handle, open_hdf5
 from keras_sanet.datasets.info import Info, colours
 
@@ -197,7 +197,7 @@ def _listed_splits(lists, samples):
     splits, seen = {}, {}
     for split, path in lists.items():
         splits[split] = []
-        for line in path.read_text("utf-8").splitlines():
+        for line in read_text(path).splitlines():
             if not line.strip():
                 continue
             stem = Path(line.split()[0]).stem

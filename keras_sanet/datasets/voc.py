@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from keras_sanet.datasets.files import VOID, Dataset, Sample
+from keras_sanet.datasets.files import VOID, Dataset, Sample, read_text
 from keras_sanet.datasets.info import Info, colours
 
 _NAMES = (
@@ -45,7 +45,7 @@ def load(root):
 
 def _read(tree, file):
     """Samples of a list of names; its files must be there."""
-    names = file.read_text("utf-8").split()
+    names = read_text(file).split()
     if not names:
         raise ValueError(f"{file} lists no image: it has the name of an image a line.")
     images = [tree / f"JPEGImages/{name}.jpg" for name in names]
