@@ -1,4 +1,4 @@
-"""Which device computes, and a backend's own operations where Keras's are slower.
+"""Which devices compute, and a backend's own operations where Keras's are slower.
 
 Each computes what the Keras operation does (`tests/test_backend.py`).
 """
@@ -20,6 +20,57 @@ def compiles_each_shape():
     """Whether a model is compiled anew for every shape. (TensorFlow leaves open what it has seen to
     change, PyTorch does not compile.)"""
     return keras.backend.backend() == "jax"
+
+
+def replicas():
+    """Number of replicas that compute this step, each on its share of the batch.
+
+    That is `tf.distribute`; 1 elsewhere. (Under `keras.distribution` on JAX an operation is of the
+    whole batch as it is.)
+    """
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    context = tf.distribute.get_replica_context()
+    return 1 if context is None else context.num_replicas_in_sync
+
+
+def all_sum(x):
+    """Sum of x over the replicas; x where there is one.
+
+    Its gradient is the sum of theirs. So a loss that is the same on every replica has the gradient
+    of one device after Keras has divided it by their number and added up the gradients.
+    """
+    if replicas() == 1:
+        return x
+    import tensorflow as tf
+
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, x)
+
+
+def devices():
+    """Number of devices that share each batch, of all processes."""
+    name = keras.backend.backend()
+    if name == "tensorflow":
+        import tensorflow as tf
+
+        return tf.distribute.get_strategy().num_replicas_in_sync
+    shared = keras.distribution.distribution() if name == "jax" else None
+    return process()[1] if shared is None else shared.device_mesh.devices.size
+
+
+def process():
+    """Which process this one is, and of how many: (0, 1) unless `keras.distribution.initialize` has
+    joined several (JAX)."""
+    if keras.backend.backend() != "jax":
+        return 0, 1
+    import jax
+
+    # The count would start JAX, after which its devices are fixed.
+    return (
+        (jax.process_index(), jax.process_count()) if jax.distributed.is_initialized() else (0, 1)
+    )
 
 
 def argmax(x):
@@ -62,3 +113,40 @@ def jit(*static_argnames):
     import jax
 
     return functools.partial(jax.jit, static_argnames=static_argnames)
+
+
+def make_deterministic():
+    """Has the backend give the same bits again for the same seed, on one device; slower on GPUs.
+
+    Whatever operation can't raises its own error, which names it. On a GPU, JAX takes it from the
+    environment, before it starts: XLA_FLAGS=--xla_gpu_deterministic_ops=true.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+    if keras.backend.backend() == "torch":
+        import torch
+
+        torch.use_deterministic_algorithms(True)
+
+
+def random_states():
+    """States of the random generators that the backend keeps itself, NumPy arrays: PyTorch's, from
+    which Keras takes dropout without a seed."""
+    if keras.backend.backend() != "torch":
+        return []
+    import torch
+
+    return [state.numpy() for state in (torch.get_rng_state(), *torch.cuda.get_rng_state_all())]
+
+
+def set_random_states(states):
+    """Sets what `random_states` gave, on a machine of as many GPUs."""
+    if keras.backend.backend() == "torch" and states:
+        import torch
+
+        cpu, *gpus = map(torch.from_numpy, states)
+        torch.set_rng_state(cpu)
+        if len(gpus) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(gpus)

@@ -36,6 +36,8 @@ class Benchmark:
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}.")
         self.size = (size, size) if isinstance(size, int) else tuple(size)
+        if len(self.size) != 2 or min(self.size) < 1:
+            raise ValueError(f"`size` must be one or two positive integers. Received: {size}.")
         self.batch_size = batch_size
         self.description = f"{model.name}, {model.count_params():,} parameters"
         steps = self._steps(model)

@@ -251,6 +251,9 @@ def _forward(model, images):
             f"Pass window={window}. Received: {images.shape[1]} x {images.shape[2]}."
         )
     outputs = model.predict_on_batch(images)
+    strategy = getattr(model, "distribute_strategy", None)  # of TensorFlow
+    if strategy is not None and strategy.num_replicas_in_sync > 1:  # each predicted all images
+        outputs = tree.map_structure(lambda x: x[: len(images)], outputs)
     logits = outputs.get("logits") if isinstance(outputs, dict) else outputs
     if getattr(logits, "shape", ())[:-1] != images.shape[:-1]:
         found = tree.map_structure(lambda x: tuple(getattr(x, "shape", ())), outputs)

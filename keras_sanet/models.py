@@ -261,6 +261,8 @@ def _tap(features, tap):
 
 def _classify(x, image, num_classes, dropout, class_names, palette):
     """Dropout, 1x1 classifier, logits at the size of the image."""
+    if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
+        raise ValueError(f"`dropout` must be a rate, 0 or more and below 1. Received: {dropout}.")
     x = layers.Dropout(dropout, name="dropout")(x)
     x = _classifier(num_classes, name="classifier")(x)
     return SegmentationOutput(class_names, palette, name="logits")(x, image)

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_sanet import backend
+
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
 class BatchNormalization(keras.layers.BatchNormalization):
@@ -10,8 +12,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     Weights and results are those of the stock layer, which takes several passes over the map and
     keeps copies of it for the gradient on TensorFlow and PyTorch. (XLA fuses it on JAX.) The
-    running variance is the biased one, as in Keras. `synchronized` is no part of the saved config:
-    it is of a run on TensorFlow (`distribution.synchronize_batch_norm`).
+    running variance is the biased one, as in Keras. In training on several devices its statistics
+    are those of the whole batch; `synchronized` is never needed, and not saved.
 
     Args: those of `keras.layers.BatchNormalization`; momentum 0.9 (PyTorch's 0.1) and epsilon 1e-5.
     Call arguments: inputs, (batch, height, width, channels).
@@ -27,7 +29,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             normalize is None
             or len(inputs.shape) != 4
             or self.axis not in (-1, 3)
-            or self.synchronized
+            or (training and backend.replicas() > 1)
             or mask is not None
             or keras.backend.standardize_dtype(inputs.dtype) != "float32"
             or not (self.scale and self.center)
@@ -47,6 +49,20 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 value = ops.stop_gradient(value)
                 moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
         return outputs
+
+    def _moments(self, inputs, mask):
+        """Mean and variance, (channels,), of the batch of all replicas; one may have no image."""
+        if backend.replicas() == 1 or mask is not None:
+            return super()._moments(inputs, mask)
+        axes = self._reduction_axes
+        count = ops.cast(ops.size(inputs) // inputs.shape[self.axis], inputs.dtype)
+        count = backend.all_sum(count)
+        mean = backend.all_sum(ops.sum(inputs, axes, keepdims=True)) / count
+        # In two passes: the mean of squares less the square of the mean would lose digits. The
+        # deviations' sum is 0, and so is what the variance's gradient has through the mean.
+        deviations = ops.square(inputs - ops.stop_gradient(mean))
+        variance = backend.all_sum(ops.sum(deviations, axes)) / count
+        return ops.reshape(mean, (-1,)), variance
 
     def get_config(self):
         config = super().get_config()

@@ -38,13 +38,18 @@ class PyramidPooling(keras.layers.Layer):
     In training, the branch with one cell has one value an image and channel for its batch norm:
     use batches of two images or more.
 
-    Raises: ValueError where `filters` or a bin is not a positive integer.
+    Raises: ValueError where `filters`, `branch_filters` or a bin is not a positive integer.
     """
 
     def __init__(self, filters=512, bins=(1, 2, 3, 4, 6), branch_filters=None, **kwargs):
         super().__init__(**kwargs)
-        for name, values in (("filters", [filters]), ("bins", bins or [])):
-            if not all(isinstance(n, int) and n > 0 for n in values):
+        for name, values in (
+            ("filters", [filters]),
+            ("bins", bins or []),
+            ("branch_filters", [branch_filters or 1]),
+        ):
+            listed = isinstance(values, (list, tuple))
+            if not listed or not all(type(n) is int and n > 0 for n in values):
                 raise ValueError(f"`{name}` must be positive integers. Received: {name}={values}.")
         self.filters = filters
         self.bins = tuple(bins) if bins else None
