@@ -156,9 +156,9 @@ class _ConfusionMetric(keras.metrics.Metric):
                 f"negative. Received: shape {matrix.shape}, least {matrix.min()}."
             )
         whole = matrix.astype("int64")
-        _assign_sum(self.low, (whole % _LOW).astype("int32"))
-        _assign_sum(self.high, (whole // _LOW).astype("int32"))
-        _assign_sum(self.weighted, (matrix - whole).astype("float32"))
+        assign_sum(self.low, (whole % _LOW).astype("int32"))
+        assign_sum(self.high, (whole // _LOW).astype("int32"))
+        assign_sum(self.weighted, (matrix - whole).astype("float32"))
 
     def per_class(self):
         """Dict from class name (or id) to its figure, Python floats; NaN for an absent class."""
@@ -178,7 +178,7 @@ class _ConfusionMetric(keras.metrics.Metric):
         }
 
 
-def _assign_sum(variable, value):
+def assign_sum(variable, value):
     """Assigns the sum over replicas: all of it to the first. (Assigned from outside, TensorFlow
     gives each of n replicas value // n and so loses odd counts.)"""
     replicas = getattr(variable.value, "values", None)

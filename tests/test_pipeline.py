@@ -472,6 +472,36 @@ def test_the_second_iteration_of_tf_data_is_epoch_1(noise):
 
 
 @each_loader
+def test_fit_gets_each_batch_of_each_epoch_in_its_turn(noise, loader):
+    # The outputs are the images' means, and so is the loss; the log has its mean so far.
+    model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.GlobalAveragePooling2D()])
+    model.compile(loss=lambda masks, means: keras.ops.mean(means, axis=-1))
+    seen = []
+    train = make_dataset(noise, "train", 16, 2, seed=1, loader=loader)
+    callback = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: train.set_epoch(epoch),
+        on_train_batch_end=lambda batch, logs: seen.append(float(logs["loss"])),
+    )
+    model.fit(train, epochs=3, shuffle=False, verbose=0, callbacks=[callback])
+    expected = []
+    for epoch in range(3):
+        train.set_epoch(epoch)
+        means = [images.mean() for images, _ in batches(train)]
+        expected += (np.cumsum(means) / np.arange(1, 4)).tolist()  # 7 // 2 batches
+    assert seen == pytest.approx(expected, rel=1e-5)
+
+
+@each_loader
+def test_the_rest_of_an_epoch_is_what_follows_so_many_batches(noise, loader):
+    train = make_dataset(noise, "train", 16, 2, seed=1, loader=loader)
+    rest = train.rest(2)
+    for data in (train, rest):
+        data.set_epoch(5)
+    assert len(rest) == 1
+    assert equal(batches(rest), batches(train)[2:])
+
+
+@each_loader
 def test_set_epoch_goes_where_iterating_would(noise, loader):
     counted, told = (make_dataset(noise, "train", 16, 3, seed=1, loader=loader) for _ in range(2))
     epochs = [epoch_of(counted) for _ in range(4)]

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_sanet import SANet, distribution, saving
+from keras_sanet import SANet, saving
 from keras_sanet.datasets.files import frames, open_image
 
 SIZE = 32  # pixels a side
@@ -665,7 +665,7 @@ if backend == "tensorflow":
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 import numpy as np
-from keras_sanet import SANet, distribution, layers, losses
+from keras_sanet import SANet, layers, losses
 
 rng = np.random.default_rng(0)
 images = rng.integers(0, 256, (4, 32, 32, 3)).astype("float32")
@@ -701,9 +701,8 @@ if backend == "tensorflow":
         lambda context: tf.constant(images[2 * context.replica_id_in_sync_group :][:2])
     )
     with strategy.scope():
-        models = {"whole": None, "halves": build(), "synchronized": build()}
+        models = {"whole": None, "halves": build()}
     models["whole"] = build()
-    distribution.synchronize_batch_norm(models["synchronized"])
     statistics = {}
     for name, model in models.items():
         if name == "whole":
@@ -718,7 +717,7 @@ if backend == "tensorflow":
     statistics = {name: np.concatenate(values) for name, values in statistics.items()}
     np.savez(f"{folder}/statistics.npz", **statistics)
     with strategy.scope():
-        train_and_save(models["synchronized"], "mirrored")
+        train_and_save(models["halves"], "mirrored")
 """
 
 READ = """
@@ -767,7 +766,7 @@ def exchanged(tmp_path_factory):
 def test_a_trained_model_predicts_the_same_in_another_process_on_our_backend(
     saved, loader, exchanged
 ):
-    # "mirrored": trained by two replicas with synchronised batch norm, on TensorFlow.
+    # "mirrored": trained by two replicas, on TensorFlow.
     backend = "tensorflow" if saved == "mirrored" else saved
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"{backend} is not installed")
@@ -780,27 +779,10 @@ def test_a_trained_model_predicts_the_same_in_another_process_on_our_backend(
 @pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed"
 )
-def test_synchronized_halves_of_a_batch_have_the_statistics_of_the_whole(exchanged):
+def test_halves_of_a_batch_on_two_replicas_have_the_statistics_of_the_whole(exchanged):
     statistics = np.load(exchanged / "statistics.npz")
-    whole = statistics["whole"]
-    np.testing.assert_allclose(statistics["synchronized"], whole, rtol=1e-5, atol=1e-5)
-    assert np.abs(statistics["halves"] - whole).max() > 1e-3  # each replica's own
+    np.testing.assert_allclose(statistics["halves"], statistics["whole"], rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="off TensorFlow an error")
-def test_all_batch_norms_are_synchronized_and_no_file_says_so():
-    model = small_sanet()
-    # A ResNet-10 has 1 + 4 x 2 + 3 shortcuts; the pyramid 2 bins and 1.
-    assert distribution.synchronize_batch_norm(model) == 12 + 3
-    pyramid = model.get_layer("pyramid_pooling")
-    assert pyramid.normalization.synchronized
-    assert model.get_layer("backbone").get_layer("bn1").synchronized
-    assert "synchronized" not in json.dumps(keras.saving.serialize_keras_object(model))
-    distribution.synchronize_batch_norm(model, False)
-    assert not pyramid.normalization.synchronized
-
-
-@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="on TensorFlow no error")
-def test_synchronized_batch_norm_off_tensorflow_is_an_error():
-    with refusal("`synchronized` needs TensorFlow. Received: synchronized=True on"):
-        distribution.synchronize_batch_norm(small_sanet())
+def test_no_file_says_that_batch_norm_is_synchronized():
+    assert "synchronized" not in json.dumps(keras.saving.serialize_keras_object(small_sanet()))

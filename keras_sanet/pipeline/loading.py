@@ -4,37 +4,112 @@ import dataclasses
 
 import keras
 import numpy as np
+from PIL import Image
 
+from keras_sanet import backend
+from keras_sanet.datasets.files import VOID, UnreadableError
 from keras_sanet.pipeline.pillow import PillowDataset, augment
 from keras_sanet.pipeline.sampling import Augmentation, order
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What both loaders carry out: which samples, in which order, with which draws."""
+    """What both loaders carry out: which samples, in which order, with which draws.
+
+    Of several devices each gets as many samples of a batch; so in evaluation void samples (image 0,
+    mask 255), which no figure counts, fill it up. Of several processes each loads its share.
+    """
 
     dataset: object
+    split: str
     samples: list
     augmentation: Augmentation
     batch_size: int
     shuffle: bool
     drop_remainder: bool
     seed: int
+    on_bad_image: str
+    devices: int = 1
+    process: int = 0
+    processes: int = 1
+    sizes: list = ()  # (height, width) of each image
+    skip: int = 0  # batches left out at the beginning of an epoch
+    errors: dict = dataclasses.field(default_factory=dict)  # name of an image -> its error
+    raised: list = dataclasses.field(default_factory=list)
 
     def __len__(self):
         whole, rest = divmod(len(self.samples), self.batch_size)
-        return whole + (1 if rest and not self.drop_remainder else 0)
+        return whole + (1 if rest and not self.drop_remainder else 0) - self.skip
+
+    @property
+    def share(self):
+        """Samples of a batch that this process loads."""
+        return (self.batch_size + self._void(self.batch_size)) // self.processes
+
+    def _void(self, count):
+        """Number of void samples that fill up a batch of `count`."""
+        return 0 if self.shuffle else -count % self.devices
 
     def epoch(self, epoch):
-        """Index of each sample in order, and its draws."""
+        """Index of each sample in order, and its draws; ~index is a void one of its size."""
         count = len(self.samples)
         indexes = order(self.seed, epoch, count) if self.shuffle else np.arange(count)
-        return indexes, self.augmentation.draws(self.seed, epoch, count)[indexes]
+        shares = []
+        for start in range(self.skip * self.batch_size, count, self.batch_size)[: len(self)]:
+            batch = indexes[start : start + self.batch_size]
+            batch = np.append(batch, [~batch[0]] * self._void(len(batch))).astype("int64")
+            shares.append(np.split(batch, self.processes)[self.process])
+        indexes = np.concatenate(shares)
+        draws = self.augmentation.draws(self.seed, epoch, count)
+        return indexes, draws[np.maximum(indexes, ~indexes)]
+
+    def files(self, epoch, batch):
+        """Names of a batch's images that this process loads."""
+        indexes = self.epoch(epoch)[0][batch * self.share : (batch + 1) * self.share]
+        return [str(self.samples[i].image) for i in indexes if i >= 0]
+
+    def readable(self):
+        """The plan of the samples whose headers can be read, with their sizes."""
+        kept = []
+        for sample in self.samples:
+            try:
+                kept.append((sample, self.dataset.size(sample)))
+            except (OSError, ValueError) as error:
+                self._note(sample, error)
+        samples, sizes = zip(*kept)
+        return dataclasses.replace(self, samples=samples, sizes=sizes)
+
+    def rest(self, batches):
+        """The plan of an epoch's rest, after so many of its batches."""
+        return dataclasses.replace(self, skip=batches)
 
     def pair(self, index, draw):
         """Image and mask of a sample, augmented, uint8."""
-        image, mask = self.dataset.open(self.samples[index])
+        if index < 0:
+            image, mask = self.pair(~index, draw)
+            return np.zeros_like(image), np.full_like(mask, VOID)
+        sample = self.samples[index]
+        try:
+            image, mask = self.dataset.open(sample)
+        except (OSError, ValueError) as error:
+            self._note(sample, error)
+            height, width = self.sizes[index]
+            image, mask = Image.new("RGB", (width, height)), np.full((height, width), VOID, "uint8")
         return augment(image, mask, self.augmentation.choose_window(mask, draw), draw)
+
+    def _note(self, sample, error):
+        """Keeps the error of a sample; raises it where it does not mean a file to be left out."""
+        self.errors[str(sample.image)] = error
+        count = len(self.errors)
+        if self.on_bad_image == "skip" and isinstance(error, (UnreadableError, OSError)):
+            if count <= max(1, len(self.samples) // 10) and count < len(self.samples):
+                return
+            error = OSError(
+                f"{count} of {len(self.samples)} images can't be read, too many to leave out. The "
+                f"last one: {error}"
+            )
+        self.raised.append(error)
+        raise error
 
 
 def make_dataset(
@@ -56,6 +131,7 @@ def make_dataset(
     image_scale=1.0,
     drop_remainder=None,
     loader=None,
+    on_bad_image="error",
 ):
     """Batches of a split: (images, masks), uint8 (batch, height, width, 3) and (batch, height,
     width), 255 = void.
@@ -69,7 +145,8 @@ def make_dataset(
         dataset: from `datasets.load`.
         split: name of the split.
         crop_size: (height, width) or one number for both, in pixels; required in training.
-        batch_size: samples a batch, over all devices.
+        batch_size: samples a batch, over all devices (make the data set inside
+            `distribution.scope`) and processes, each of which gets its share.
         training: as above.
         seed: int, for the same draws again; None draws one.
         scale_range, contrast_range, flip: the paper's augmentation in training.
@@ -80,9 +157,13 @@ def make_dataset(
             None (each epoch leaves out others).
         loader: "tf.data", "pillow" (a `keras.utils.PyDataset`, no TensorFlow needed), or None:
             tf.data on the TensorFlow backend, else Pillow. Both give the same pairs.
+        on_bad_image: "error", or "skip": an image or mask that is gone or can't be decoded is left
+            out where its header shows it, and else is a black image whose pixels are all void. One,
+            or up to a tenth of the split; `dataset.plan.errors` has them, and a run's skipped.txt.
 
-    Returns: a `tf.data.Dataset` or a `keras.utils.PyDataset`, with a method `set_epoch(epoch)`.
-        Without it, epochs count up from 0 as they are iterated.
+    Returns: a `tf.data.Dataset` or a `keras.utils.PyDataset`. Its `set_epoch(epoch)` says which
+        epoch the next iteration is; without it, they count up from 0. Its `rest(batches)` is the
+        data set of an epoch's rest after so many batches, its `plan` what it carries out.
 
     Raises: ValueError or FileNotFoundError that names the argument or the file. All files' headers
         are read at once; what only decoding shows is raised when the sample is reached.
@@ -109,7 +190,7 @@ def make_dataset(
                 f"`{name}` must be (least, largest), {least} or more. Received: {name}={limits}."
             )
     low, high = scale_range
-    if low <= 0 or image_scale <= 0:
+    if low <= 0 or not 0 < image_scale < np.inf:
         raise ValueError(
             "`scale_range` must be (least, largest), and it and `image_scale` above 0. "
             f"Received: scale_range={scale_range}, image_scale={image_scale}."
@@ -118,6 +199,12 @@ def make_dataset(
         raise ValueError(
             f"`class_limit` must be a share, above 0 and up to 1. Received: {class_limit}."
         )
+    if on_bad_image not in ("error", "skip"):
+        raise ValueError(
+            f'`on_bad_image` must be "error" or "skip". Received: on_bad_image={on_bad_image!r}.'
+        )
+    if seed is not None and not (isinstance(seed, (int, np.integer)) and 0 <= seed < 2**64):
+        raise ValueError(f"`seed` must be an integer in 0..2**64 - 1, or None. Received: {seed}.")
     samples = dataset.samples(split)
     if not samples:
         raise ValueError(f"The split {split!r} of {dataset.name!r} has no samples.")
@@ -139,16 +226,32 @@ def make_dataset(
         )
     else:
         augmentation = Augmentation(crop_size, (image_scale, image_scale), centre=True)
+    devices, (process, processes) = backend.devices(), backend.process()
+    if drop_remainder is None:
+        drop_remainder = training
+    # TensorFlow's replicas may share the last batch unevenly.
+    rest = 0 if drop_remainder or keras.backend.backend() == "tensorflow" else len(samples)
+    if training and (batch_size % devices or rest % devices):
+        raise ValueError(
+            f"In training, each of {devices} devices needs as many samples of a batch. Received: "
+            f"batch_size={batch_size}, drop_remainder={drop_remainder} for {len(samples)} samples. "
+            f"Choose a multiple of {devices} and leave out the last, smaller batch."
+        )
     plan = Plan(
         dataset,
+        split,
         samples,
         augmentation,
         batch_size,
         shuffle=training,
-        drop_remainder=training if drop_remainder is None else drop_remainder,
+        drop_remainder=drop_remainder,
         seed=int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed,
-    )
-    sizes = set(dataset.sizes(split))
+        on_bad_image=on_bad_image,
+        devices=devices,
+        process=process,
+        processes=processes,
+    ).readable()
+    sizes = set(plan.sizes)
     if crop_size is None and batch_size > 1 and len(sizes) > 1:
         raise ValueError(
             f"The images of {split!r} have {len(sizes)} sizes, such as {sorted(sizes)[:3]}, and "

@@ -1,6 +1,7 @@
 """Augmentation with Pillow, and the plan carried out without TensorFlow."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -15,16 +16,28 @@ class PillowDataset(keras.utils.PyDataset):
 
     Pass `shuffle=False` to `fit`: samples are shuffled here, and `fit` would change the order of
     the batches.
+
+    Batches are made ahead here. (Keras's own workers would give an epoch what they had made too
+    much of the one before.)
+
+    Args: plan, what to carry out. workers, threads. ahead, batches that are kept ready.
     """
 
-    def __init__(self, plan, workers=2):
-        super().__init__(workers=workers, max_queue_size=4)
-        self.plan = plan
+    def __init__(self, plan, workers=2, ahead=4):
+        super().__init__()
+        self.plan, self._ahead = plan, ahead
+        self._pool = ThreadPoolExecutor(workers)
+        self._ready = {}  # index of a batch -> its future
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
-        self._epoch = epoch
-        self._order, self._draws = self.plan.epoch(epoch)
+        for batch in self._ready.values():
+            batch.cancel()
+        self._epoch, self._ready = epoch, {}
+        self._samples = list(zip(*self.plan.epoch(epoch)))
+
+    def rest(self, batches):
+        return PillowDataset(self.plan.rest(batches), self._pool._max_workers, self._ahead)
 
     def on_epoch_end(self):
         self.set_epoch(self._epoch + 1)
@@ -33,9 +46,15 @@ class PillowDataset(keras.utils.PyDataset):
         return len(self.plan)
 
     def __getitem__(self, index):
-        batch = slice(index * self.plan.batch_size, (index + 1) * self.plan.batch_size)
-        pairs = [self.plan.pair(i, draw) for i, draw in zip(self._order[batch], self._draws[batch])]
-        images, masks = zip(*pairs)
+        size = self.plan.share
+        for i in range(index, min(index + 1 + self._ahead, len(self))):
+            if i not in self._ready:
+                batch = self._samples[i * size : (i + 1) * size]
+                self._ready[i] = self._pool.submit(self._batch, batch)
+        return self._ready.pop(index).result()
+
+    def _batch(self, samples):
+        images, masks = zip(*(self.plan.pair(*sample) for sample in samples))
         return np.stack(images), np.stack(masks)
 
 

@@ -22,10 +22,11 @@ def load(plan):
 
     dataset = tf.data.Dataset.range(1).flat_map(samples)
     dataset = dataset.map(pair, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.batch(plan.batch_size, drop_remainder=plan.drop_remainder)
+    dataset = dataset.batch(plan.share, drop_remainder=plan.drop_remainder)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(plan)))
     dataset = dataset.prefetch(tf.data.AUTOTUNE)
-    dataset.set_epoch = epoch.set
+    dataset.plan, dataset.set_epoch = plan, epoch.set
+    dataset.rest = lambda batches: load(plan.rest(batches))
     return dataset
 
 

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 import keras_sanet
+from keras_sanet.pipeline import pillow
 
 
 def train_step(size, batch_size, num_classes=40, taps=5):
@@ -232,15 +233,11 @@ def epoch(root, repeats, crop_size, batch_size, workers, loader):
     batches = keras_sanet.pipeline.make_dataset(data, "all", crop_size, batch_size, loader=loader)
     if loader == "tf.data":
         return lambda: sum(len(images) for images, _ in batches)
-    from keras.src.trainers.data_adapters.py_dataset_adapter import PyDatasetAdapter
-
-    batches._workers = workers
-    adapter = PyDatasetAdapter(batches, shuffle=False)
+    batches = pillow.PillowDataset(batches.plan, workers)
 
     def step():
-        adapter.on_epoch_begin()
-        count = sum(len(images) for images, _ in adapter.get_numpy_iterator())
-        adapter.on_epoch_end()
+        count = sum(len(batches[i][0]) for i in range(len(batches)))
+        batches.on_epoch_end()
         return count
 
     return step
