@@ -26,7 +26,7 @@ import h5py
 import keras
 import numpy as np
 
-from keras_sanet import backbones, datasets, models, saving
+from keras_sanet import backbones, datasets, models, recipes, saving
 from keras_sanet.version import __version__
 
 BUILDERS = {"SANet": models.SANet, "PSPNet": models.PSPNet, "FCN": models.FCN}
@@ -47,20 +47,6 @@ REFERENCES = {
     "fcn_resnet50_nyuv2":         ("FCN", "resnet50", "nyuv2", 71.8, None, "Table III"),
     "fcn_resnext50_sunrgbd":      ("FCN", "resnext50", "sunrgbd", None, 40.6, "Table I"),
 }  # fmt: skip
-_PAPER_CROP = [473, 473]  # section IV-B
-_PAPER_RECIPE = {  # section IV-C
-    "optimizer": "AdamW, weight decay 0.01",
-    "learning_rate": 1e-5,
-    "schedule": "poly, power 0.9, every step",
-    "batch_size": 8,
-    "augmentation": "horizontal flip, scale, contrast",
-    "phases": [
-        "cross-entropy, checkpoint at the least pixel-weighted validation cross-entropy",
-        "Lovász-softmax, checkpoint at the best validation mean IoU",
-    ],
-    "backbone_weights": "ImageNet",
-}
-
 _LARGEST_CONFIG = 2**20  # bytes
 _LARGEST_ARGUMENT = 2**16
 _LARGEST_HALF = float(np.finfo("float16").max)
@@ -380,13 +366,16 @@ def _reference(builder, backbone, dataset, accuracy, iou, source):
     if builder == "PSPNet":
         arguments["bins"] = [1, 2, 3, 4, 6]
     figures = {"pixel_accuracy": accuracy, "mean_iou": iou}
+    name = f"paper_{dataset}"
+    recipe = recipes.get(name)
+    del recipe["model"], recipe["backbone"]  # those of the config
     return {
         "format": _FORMAT,
         "builder": builder,
         "arguments": arguments,
         "weights": None,
-        "crop": _PAPER_CROP,
-        "recipe": _PAPER_RECIPE,
+        "crop": list(recipe.pop("crop")),
+        "recipe": {"recipe": name, **recipe},
         "figures": {
             **{name: value and round(value / 100, 4) for name, value in figures.items()},
             "source": f"the paper's {source}, of its authors' weights",
