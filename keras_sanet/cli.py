@@ -1,13 +1,13 @@
 """The command line, `keras-sanet`: demo, train, evaluate, compare, predict, convert, export,
-benchmark, inspect, save-preset, datasets, presets."""
+benchmark, inspect, save-preset, datasets, presets, recipes."""
 
 import argparse
 import ast
 import collections
+import contextlib
 import glob
 import json
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -19,12 +19,15 @@ from rich.progress import track
 
 from keras_sanet import (
     backbones,
+    backend,
     datasets,
+    distribution,
     evaluation,
     inference,
     models,
     pipeline,
     presets,
+    recipes,
     report,
     saving,
     training,
@@ -32,16 +35,22 @@ from keras_sanet import (
     weights,
 )
 from keras_sanet.benchmark import Benchmark
-from keras_sanet.datasets.files import by_number, find_images, frames, open_image
+from keras_sanet.datasets.files import UnreadableError, by_number, find_images, frames, open_image
 from keras_sanet.export import FORMATS, PRECISIONS
 from keras_sanet.export import export as export_model
 from keras_sanet.inspection import Inspection
 from keras_sanet.version import __version__
 
-# Arguments of `train` that a preset keeps as its recipe.
+# Arguments of `train`: for `make_dataset`, for `training.compile`, and all that a preset keeps as
+# its recipe.
+_AUGMENTATION = ("scale_range", "contrast_range", "rotation_range", "blur_range", "image_scale")
+_COMPILE = (
+    "optimizer", "weight_decay", "head_learning_rate_multiple", "gradient_accumulation_steps",
+    "global_clipnorm", "ema_momentum", "freeze_batch_norm",
+)  # fmt: skip
 _RECIPE = (
-    "dataset", "preset", "weights", "scale_range", "image_scale", "batch_size", "epochs",
-    "lovasz_epochs", "learning_rate", "precision", "seed",
+    "recipe", "dataset", "preset", "weights", *_AUGMENTATION, "batch_size", "epochs", "steps",
+    "lovasz_epochs", "learning_rate", *_COMPILE, "precision", "seed",
 )  # fmt: skip
 _MODELS = {name.lower(): builder for name, builder in presets.BUILDERS.items()}
 _MODEL_DEFAULTS = {"model": "sanet", "backbone": "resnext50", "aggregator_filters": 256}
@@ -55,15 +64,33 @@ def main(arguments=None):
         a problem (2 is argparse's, for a wrong usage).
     """
     options = _parser().parse_args(arguments)
-    print(f"keras-sanet {__version__}, {_machine()}", flush=True)
     try:
-        return options.command(options) or 0
-    except (ValueError, OSError, ImportError) as error:
+        if getattr(options, "recipe", None) or getattr(options, "config", None):
+            # Their values come after those that are given.
+            options = _parser(_defaults(options)).parse_args(arguments)
+        with _scope(options) as devices:
+            print(f"keras-sanet {__version__}, {_machine()}", flush=True)
+            if len(devices) > 1:
+                print(f"{len(devices)} replicas: {', '.join(devices)}", flush=True)
+            return options.command(options) or 0
+    except (ValueError, OSError, ImportError, MemoryError, ArithmeticError) as error:
         print(f"keras-sanet: error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("keras-sanet: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"keras-sanet: {error or 'interrupted'}", file=sys.stderr)
         return 130
+
+
+def _scope(options):
+    """The devices of `train`; before anything else, for a CPU can't be split later."""
+    devices = getattr(options, "devices", None)
+    if devices is None:
+        return contextlib.nullcontext(())
+    if len(devices) == 1:
+        (devices,) = devices
+        devices = int(devices) if devices.isdigit() else devices
+        devices = [devices] if ":" in str(devices) else devices
+    return distribution.scope(devices)
 
 
 def demo(options):
@@ -98,6 +125,13 @@ def demo(options):
         options.lovasz_epochs,
         learning_rate=3e-3,
         lovasz_learning_rate=1e-3,
+        arguments={
+            "dataset": "scenes",
+            "crop": (144, 192),
+            "epochs": options.epochs,
+            "lovasz_epochs": options.lovasz_epochs,
+            "learning_rate": 3e-3,
+        },
         verbose=_verbosity(),
     )
     _finish(model, dataset, output, (1.0,))
@@ -110,16 +144,23 @@ def train(options):
         run = Path(options.resume)
         if not (run / "config.json").is_file():
             raise FileNotFoundError(f"{run} holds no config.json, so there is no run to resume.")
-        if (run / "model.keras").is_file():
+        if (run / "evaluation.json").is_file():
             raise FileExistsError(f"The run {run} is finished; its model is {run / 'model.keras'}.")
-        saved = json.loads((run / "config.json").read_text("utf-8"))["arguments"]
+        saved = _arguments_of(run / "config.json")
+        for name, absent in (("on_bad_image", "error"), ("save_every", None)):
+            if getattr(options, name) != absent:  # what may change
+                saved[name] = getattr(options, name)
         options = argparse.Namespace(**{**vars(options), **saved, "output": str(run)})
+        if (run / "model.keras").is_file():  # and its evaluation is not
+            return _finish_train(_load_model(run / "model.keras"), _load_dataset(options), options)
     elif options.dataset is None:
         raise ValueError("--dataset must be given (or --resume RUN).")
     elif options.preset:
         _check_preset(options)
     dataset = _load_dataset(options)
     keras.utils.set_random_seed(options.seed)
+    if options.deterministic:
+        backend.make_deterministic()
     keras.config.set_dtype_policy(options.precision)
     train = pipeline.make_dataset(
         dataset,
@@ -127,8 +168,8 @@ def train(options):
         tuple(options.crop),
         options.batch_size,
         seed=options.seed,
-        scale_range=tuple(options.scale_range),
-        image_scale=options.image_scale,
+        on_bad_image=options.on_bad_image,
+        **{name: getattr(options, name) for name in _AUGMENTATION},
     )
     val = pipeline.make_dataset(
         dataset,
@@ -137,6 +178,7 @@ def train(options):
         options.val_batch_size,
         training=False,
         image_scale=options.image_scale,
+        on_bad_image=options.on_bad_image,
     )
     classes = {"class_names": dataset.class_names, "palette": dataset.palette}
     if options.preset:
@@ -151,37 +193,80 @@ def train(options):
         output = Path(options.output)
     else:
         output = _new_folder(options.output or f"runs/{options.dataset}-{model.name}")
-        _write_config(options, output)
+    by_epochs = options.steps is None
+    length = options.epochs if by_epochs else f"{options.steps} steps"
     print(
         f"{model.name} with {model.count_params():,} parameters on {dataset.name}: "
         f"{len(dataset.samples('train'))} training and {len(dataset.samples(options.val_split))} "
         f"validation images; {len(train)} steps of {options.batch_size} an epoch, "
-        f"{options.epochs} + {options.lovasz_epochs} epochs, learning rate "
+        f"{length} + {options.lovasz_epochs} epochs, learning rate "
         f"{options.learning_rate:g}.\nThe expected time follows after the first steps.",
         flush=True,
     )
-    total = (options.epochs + options.lovasz_epochs) * len(train)
+    first = options.epochs * len(train) if by_epochs else options.steps
     model = training.fit(
         model,
         train,
         val,
         output,
-        options.epochs,
+        options.epochs if by_epochs else None,
         options.lovasz_epochs,
         options.learning_rate,
-        extra_callbacks=[_ExpectedTime(total)],
+        steps=options.steps,
+        save_every=options.save_every,
+        arguments=_arguments(options),
+        extra_callbacks=[_ExpectedTime(first + options.lovasz_epochs * len(train))],
         verbose=_verbosity() if options.verbose is None else options.verbose,
+        **{name: getattr(options, name) for name in _COMPILE},
     )
-    _finish(model, dataset, output, (options.image_scale,), options.val_split)
+    options.output = output
+    _finish_train(model, dataset, options)
+
+
+def _finish_train(model, dataset, options):
+    """Evaluates the model of a run and says where it is."""
+    output, split = Path(options.output), options.val_split
+    if options.on_bad_image == "skip":
+        dataset.splits[split] = [
+            sample for sample in dataset.samples(split) if _opens(dataset, sample)
+        ]
+    _finish(model, dataset, output, (options.image_scale,), split)
     scales = "" if options.image_scale == 1 else f" --scales {options.image_scale:g}"
     print(f"Use it:    keras-sanet predict {output / 'model.keras'} IMAGE ...{scales}")
+
+
+def _opens(dataset, sample):
+    try:
+        dataset.open(sample)
+    except (OSError, UnreadableError):
+        return False
+    return True
+
+
+def _defaults(options):
+    """What a recipe or another run's config.json says where an option is not given."""
+    if options.config:
+        if options.recipe:
+            raise ValueError("Give --recipe or --config, not both.")
+        arguments = _arguments_of(Path(options.config))
+        return {name: value for name, value in arguments.items() if name != "output"}
+    recipe = recipes.get(options.recipe)
+    if options.preset:  # a whole model; the paper's have no weights yet
+        whole = options.preset not in presets.REFERENCES
+        for name in (*_MODEL_DEFAULTS, *(["weights"] if whole else [])):
+            recipe.pop(name, None)
+    return recipe
 
 
 def _check_preset(options):
     """A preset is a whole model: what else says which model it is must not be given."""
     if not options.preset.endswith(".keras"):
         presets.config(options.preset)  # an unknown one is told before all is read
-    given = [name for name, value in _MODEL_DEFAULTS.items() if getattr(options, name) != value]
+    given = [
+        name
+        for name, value in _MODEL_DEFAULTS.items()
+        if getattr(options, name) not in (value, None)
+    ]
     if options.weights and options.preset not in presets.REFERENCES:
         given.append("weights")
     if given:
@@ -373,13 +458,22 @@ def list_presets(options):
         print(f"{name:27} {what}")
 
 
+def list_recipes(options):
+    """Lists the recipes for `train`: their arguments and where these are from."""
+    for name in recipes.names():
+        print(f"\n{name}: {recipes.source(name)}")
+        for argument, value in recipes.get(name).items():
+            value = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            print(f"    --{argument.replace('_', '-')} {value}")
+
+
 def save_preset(options):
     """Writes the model of a training run as a preset, a folder to share and to load by its path."""
     run = Path(options.run)
     for name in ("model.keras", "config.json", "evaluation.json"):
         if not (run / name).is_file():
             raise FileNotFoundError(f"{run} is no finished `train` run: it holds no {name}.")
-    config = json.loads((run / "config.json").read_text("utf-8"))
+    config = _read_json(run / "config.json", "arguments", "versions")
     arguments = config["arguments"]
     recipe = {name: arguments[name] for name in _RECIPE if arguments.get(name) is not None}
     for name in {"weights", "preset"} & recipe.keys():
@@ -387,9 +481,9 @@ def save_preset(options):
     presets.save_preset(
         _load_model(run / "model.keras"),
         options.output,
-        figures=json.loads((run / "evaluation.json").read_text("utf-8")),
+        figures=_read_json(run / "evaluation.json"),
         recipe={**recipe, "versions": config["versions"]},
-        crop=arguments["crop"],
+        crop=arguments.get("crop"),
         licence=options.licence,
         dtype=options.dtype,
     )
@@ -426,8 +520,8 @@ def _finish(model, dataset, output, scales, split="val"):
     with saving.replacing(path) as written:
         model.save(written)
     for phase in training.PHASES:  # the best is saved: what resuming needed can go
-        shutil.rmtree(output / f"{phase}_state", ignore_errors=True)
-        (output / f"{phase}.keras").unlink(missing_ok=True)
+        for name in (f"{phase}_state.keras", f"{phase}.keras"):
+            (output / name).unlink(missing_ok=True)
     result = evaluation.evaluate(
         model, dataset, split, track=lambda samples: _tracked(samples, "Evaluating"), scales=scales
     )
@@ -516,20 +610,20 @@ def _load_model(preset):
 
 def _new_folder(path):
     path = Path(path)
-    if path.exists() and any(path.iterdir()):
+    if path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
         resume = f", or go on with this run: keras-sanet train --resume {path}"
         raise FileExistsError(
             f"{path} exists and is not empty. Give another --output"
-            f"{resume if (path / 'config.json').is_file() else ''}."
+            f"{resume if (path / 'data.json').is_file() else ''}."
         )
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def _write_config(options, output):
-    arguments = {
-        k: v for k, v in vars(options).items() if k not in ("command", "resume", "verbose")
-    }
+def _arguments(options):
+    """The options of `train` that make a run what it is, paths as absolute ones."""
+    left_out = ("command", "config", "resume", "verbose", "devices")
+    arguments = {name: value for name, value in vars(options).items() if name not in left_out}
     is_name = {
         "data": options.dataset == "tfds",
         "cache": False,
@@ -539,19 +633,56 @@ def _write_config(options, output):
     for name in is_name:
         if arguments[name] is not None and not is_name[name]:
             arguments[name] = str(Path(arguments[name]).resolve())
-    config = {
-        "arguments": arguments,
-        "versions": {
-            "keras_sanet": __version__,
-            "keras": keras.__version__,
-            "backend": keras.backend.backend(),
-        },
-    }
-    with saving.replacing(output / "config.json") as path:
-        path.write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+    return arguments
 
 
-def _parser():
+def _arguments_of(path):
+    """What `_arguments` gave, from a run's config.json."""
+    arguments = _read_json(path, "arguments")["arguments"]
+    if "val_split" not in arguments:
+        raise ValueError(f"{path} is of no run of `keras-sanet train`: call again what wrote it.")
+    return arguments
+
+
+def _read_json(path, *keys):
+    """The dict in a file of a run, with dicts of these names in it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}. Train anew.") from error
+    parts = [found, *(found.get(key) for key in keys)] if isinstance(found, dict) else [found]
+    if not all(isinstance(part, dict) for part in parts):
+        raise ValueError(f"{path} is damaged: it must hold a dict of {keys or 'figures'}.")
+    return found
+
+
+def _count(text):
+    """An integer of 0 or more, for argparse."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, and is {text}")
+    return value
+
+
+def _seed(text):
+    value = _count(text)
+    if value >= 2**32:
+        raise argparse.ArgumentTypeError(f"must be below 2**32, and is {text}")
+    return value
+
+
+def _positive(text):
+    """A finite number above 0, for argparse."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, and is {text}")
+    return value
+
+
+def _parser(recipe=None):
+    """Args: recipe, dict of defaults of `train`."""
     parser = argparse.ArgumentParser(
         prog="keras-sanet",
         description="Scene parsing with SANet. The backend is Keras's: set KERAS_BACKEND to "
@@ -572,46 +703,110 @@ def _parser():
 
     sub = command(demo)
     sub.add_argument("--output", default="demo", help="folder of the results, new or empty")
-    sub.add_argument("--epochs", type=int, default=6, help="with cross-entropy")
-    sub.add_argument("--lovasz-epochs", type=int, default=2, help="with Lovász-softmax, after")
+    sub.add_argument("--epochs", type=_count, default=6, help="with cross-entropy")
+    sub.add_argument("--lovasz-epochs", type=_count, default=2, help="with Lovász-softmax, after")
 
     sub = command(train)
+    sub.add_argument(
+        "--recipe",
+        choices=recipes.names(),
+        help="values of all options that are not given; `keras-sanet recipes` lists them",
+    )
     _add_data(sub, required=False)
     sub.add_argument("--val-split", default="val", help="split that chooses the checkpoint")
     sub.add_argument("--output", help="folder of the run, new or empty [runs/DATASET-MODEL]")
     sub.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    sub.add_argument(
+        "--config",
+        metavar="RUN/config.json",
+        help="another run's values of all options that are not given",
+    )
+    sub.add_argument(
+        "--save-every",
+        type=_count,
+        metavar="STEPS",
+        help="save what a run goes on from inside of epochs too, not only at their ends",
+    )
+    sub.add_argument(
+        "--on-bad-image",
+        choices=("error", "skip"),
+        default="error",
+        help="what an unreadable image does; skip leaves it out and writes it to skipped.txt",
+    )
+    sub.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="the same figures to the last bit again, with the same backend on one device",
+    )
     _add_model(sub)
     sub.add_argument("--preset", help="start from this preset or saved model, whatever its classes")
     sub.add_argument(
         "--weights",
-        help='of the backbone: "imagenet", or the file of a torchvision or timm checkpoint',
+        type=lambda value: None if value == "none" else value,
+        help='of the backbone: "imagenet", the file of a torchvision or timm checkpoint, or "none"',
     )
     size = {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
     sub.add_argument("--crop", **size, default=(473, 473), help="training crop, in pixels")
     sub.add_argument("--val-crop", **size, help="validate on centre crops; whole images if absent")
     sub.add_argument("--batch-size", type=int, default=8, help="training images a step")
     sub.add_argument("--val-batch-size", type=int, default=1, help="validation images a step")
-    sub.add_argument("--epochs", type=int, default=30, help="with cross-entropy")
-    sub.add_argument("--lovasz-epochs", type=int, default=0, help="with Lovász-softmax, after")
-    sub.add_argument("--learning-rate", type=float, default=1e-5, help="first; the paper's")
+    sub.add_argument("--epochs", type=_count, default=30, help="with cross-entropy")
+    sub.add_argument("--steps", type=_count, help="instead of --epochs: batches in all")
+    sub.add_argument("--lovasz-epochs", type=_count, default=0, help="with Lovász-softmax, after")
+    sub.add_argument("--learning-rate", type=_positive, default=1e-5, help="first; the paper's")
+    sub.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw", help="of all phases")
+    sub.add_argument("--weight-decay", type=float, default=0.01, help="semseg's for sgd is 1e-4")
     sub.add_argument(
-        "--scale-range",
+        "--head-learning-rate-multiple",
         type=float,
-        nargs=2,
-        default=(0.5, 2.0),
-        metavar=("LEAST", "MOST"),
-        help="random scaling",
+        default=1.0,
+        help="factor on the rate of all that is not the backbone",
     )
     sub.add_argument(
-        "--image-scale", type=float, default=1.0, help="factor on all images, as 0.5 for half size"
+        "--gradient-accumulation-steps",
+        type=int,
+        default=1,
+        help="batches that make one update, for a larger batch in the same memory",
     )
-    sub.add_argument("--seed", type=int, default=0, help="of weights, order and augmentation")
+    sub.add_argument("--global-clipnorm", type=float, help="largest norm of all gradients")
+    sub.add_argument(
+        "--ema-momentum", type=float, help="validate and save an average of the weights, as 0.999"
+    )
+    sub.add_argument(
+        "--freeze-batch-norm", action="store_true", help="keep the backbone's as they are"
+    )
+    limits = {"type": float, "nargs": 2, "metavar": ("LEAST", "MOST")}
+    sub.add_argument("--scale-range", **limits, default=(0.5, 2.0), help="random scaling")
+    sub.add_argument(
+        "--contrast-range", **limits, default=(0.75, 1.5), help="random a of 127 + a (x - 127)"
+    )
+    sub.add_argument(
+        "--rotation-range", **limits, default=(0.0, 0.0), help="random rotation, in degrees"
+    )
+    sub.add_argument(
+        "--blur-range", **limits, default=(0.0, 0.0), help="random blur, its deviation in pixels"
+    )
+    sub.add_argument(
+        "--image-scale",
+        type=_positive,
+        default=1.0,
+        help="factor on all images, as 0.5 for half size",
+    )
+    sub.add_argument(
+        "--devices",
+        nargs="+",
+        default=["auto"],
+        help="auto (all accelerators), the first so many (of a CPU without them too), or names "
+        "such as gpu:0 gpu:1",
+    )
+    sub.add_argument("--seed", type=_seed, default=0, help="of weights, order and augmentation")
     sub.add_argument(
         "--verbose",
         type=int,
         choices=(0, 1, 2),
         help="no output, a progress bar (on terminals if absent), a line an epoch",
     )
+    sub.set_defaults(**recipe or {})
 
     sub = command(evaluate)
     sub.add_argument("saved_model", metavar="MODEL", help="a preset, or a saved model.keras")
@@ -701,6 +896,7 @@ def _parser():
     )
     command(list_datasets, "datasets")
     command(list_presets, "presets")
+    command(list_recipes, "recipes")
 
     sub = command(save_preset, "save-preset")
     sub.add_argument("run", metavar="RUN", help="folder of a finished `train`")

@@ -184,12 +184,22 @@ def replacing(path):
                 os.rename(path, old)
             os.replace(new, path)
             _sync_entry(path.parent)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno and not error.filename:
+            error.filename = str(path)  # as of a full disk
         if old.exists() and not path.exists():
             os.rename(old, path)
-        _remove(new)
+        remove(new)
         raise
-    _remove(old)
+    remove(old)
+
+
+def remove(path):
+    """Removes a file or a folder."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 _ONE_AT_A_TIME = threading.RLock()
@@ -347,10 +357,3 @@ def _sync_entry(path):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _remove(path):
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

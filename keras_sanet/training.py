@@ -1,14 +1,16 @@
 """The paper's training (section IV-C): AdamW, poly decay, cross-entropy, then Lovász-softmax."""
 
-import csv
+import contextlib
 import importlib.util
+import math
 from pathlib import Path
 
 import keras
 
+from keras_sanet import distribution, runs
 from keras_sanet.losses import LovaszSoftmax, SegmentationLoss
 from keras_sanet.metrics import CrossEntropy, MeanIoU, PixelAccuracy
-from keras_sanet.saving import replacing
+from keras_sanet.optimizers import SGD, AdamW, AveragedValidation
 from keras_sanet.schedules import poly_decay
 
 # Phase -> the validation figure that chooses its checkpoint, and what is better.
@@ -24,20 +26,53 @@ def compile(
     weight_decay=0.01,
     loss="cross_entropy",
     ignore_class=255,
+    optimizer="adamw",
+    head_learning_rate_multiple=1.0,
+    gradient_accumulation_steps=1,
+    global_clipnorm=None,
+    ema_momentum=None,
+    freeze_batch_norm=False,
     **kwargs,
 ):
     """Compiles a model with the paper's recipe.
 
     Args:
         model: images to logits, or to {"logits", "auxiliary"} (whose targets are then a dict too).
-        decay_steps: steps until the learning rate is 0, epochs x steps an epoch.
+        decay_steps: steps (batches, accumulated or not) until the learning rate is 0, epochs x
+            steps an epoch.
         learning_rate: of the first step. The paper's 1e-5 suits long runs from pretrained weights;
             short ones need some 1e-4, networks from scratch 1e-3.
-        weight_decay: of AdamW, on all weights (PyTorch's default; Keras's is 0.004).
+        weight_decay: on all weights; 0.01 is PyTorch's default for AdamW (Keras's is 0.004).
         loss: "cross_entropy", "lovasz", or a `keras.losses.Loss`.
         ignore_class: label of void pixels.
+        optimizer: "adamw" (the paper's), or "sgd" with momentum 0.9 as PyTorch's (semseg's).
+        head_learning_rate_multiple: factor on the rate of all that is not the layer "backbone";
+            semseg's is 10.
+        gradient_accumulation_steps: batches whose mean gradient makes one update. (Batch norms see
+            each batch by itself, and what is left over at the end makes no update.)
+        global_clipnorm: largest norm of all gradients together, as in Pascanu et al. (2013). (Under
+            `MirroredStrategy` Keras clips each replica's share.)
+        ema_momentum: of an average of the trained weights, moved on after each batch (Polyak and
+            Juditsky, 1992); see `averaged_weights`.
+        freeze_batch_norm: whether the backbone's batch norms keep their statistics, scales and
+            shifts, and use them in training too, as DeepLab's do for small batches. They stay so.
         kwargs: for `model.compile`.
+
+    Raises: ValueError for an unknown loss or optimizer, and where an argument is out of its range.
     """
+    if optimizer not in ("adamw", "sgd"):
+        raise ValueError(f"Unknown optimizer {optimizer!r}. Known: adamw, sgd.")
+    if not isinstance(gradient_accumulation_steps, int) or gradient_accumulation_steps < 1:
+        raise ValueError(
+            "`gradient_accumulation_steps` must be a positive integer. Received: "
+            f"gradient_accumulation_steps={gradient_accumulation_steps!r}."
+        )
+    for name, value in (
+        ("head_learning_rate_multiple", head_learning_rate_multiple),
+        ("global_clipnorm", global_clipnorm),
+    ):
+        if value is not None and not value > 0:
+            raise ValueError(f"`{name}` must be above 0. Received: {name}={value!r}.")
     losses = {
         "cross_entropy": SegmentationLoss(lovasz_weight=0.0, ignore_class=ignore_class),
         "lovasz": LovaszSoftmax(ignore_class=ignore_class, num_bins=_LOVASZ_BINS),
@@ -56,70 +91,74 @@ def compile(
     if isinstance(model.output, dict):
         kwargs = {"loss_weights": {"logits": 1.0, "auxiliary": _AUXILIARY_WEIGHT}, **kwargs}
         loss, metrics = {"logits": loss, "auxiliary": loss}, {"logits": metrics}
-    optimizer = keras.optimizers.AdamW(
-        poly_decay(learning_rate, decay_steps), weight_decay=weight_decay, epsilon=1e-8
-    )
-    # Else TensorFlow creates the optimizer's variables inside the step, and traces it twice.
-    optimizer.build(model.trainable_variables)
+    if freeze_batch_norm:
+        for layer in model.get_layer("backbone")._flatten_layers():  # inside layers too
+            if isinstance(layer, keras.layers.BatchNormalization):
+                layer.trainable = False  # which is inference mode too, in Keras
+    multiples = None
+    if head_learning_rate_multiple != 1:
+        slow = {id(variable) for variable in model.get_layer("backbone").trainable_variables}
+        variables = model.trainable_variables
+        multiples = [1 if id(v) in slow else head_learning_rate_multiple for v in variables]
+    accumulated = gradient_accumulation_steps if gradient_accumulation_steps > 1 else None
+    settings = {
+        "learning_rate": poly_decay(learning_rate, decay_steps),
+        "weight_decay": weight_decay,
+        "rate_multiples": multiples,
+        "gradient_accumulation_steps": accumulated,
+        "global_clipnorm": global_clipnorm,
+        "use_ema": ema_momentum is not None,
+        "ema_momentum": ema_momentum or 0.0,
+    }
+    if optimizer == "adamw":
+        optimizer = AdamW(epsilon=1e-8, **settings)
+    else:
+        optimizer = SGD(momentum=0.9, **settings)
+    strategy = getattr(optimizer, "_distribution_strategy", None)  # TensorFlow's
+    if accumulated and strategy and strategy.num_replicas_in_sync > 1:
+        raise ValueError(
+            "`gradient_accumulation_steps` above 1 does not run under MirroredStrategy: TensorFlow "
+            "can't exchange gradients in some steps alone. Received: gradient_accumulation_steps="
+            f"{accumulated} on {strategy.num_replicas_in_sync} devices. Take one device, or JAX."
+        )
     model.compile(optimizer, loss, metrics=metrics, **kwargs)
+    # Else TensorFlow creates the optimizer's variables inside the step, and traces it twice.
+    model.optimizer.build(model.trainable_variables)
 
 
-def callbacks(folder, phase="cross_entropy", train=None):
-    """What a run keeps in its folder, all of it resumed by another `fit` with the same folder.
-
-    - `<phase>.keras`: the best model, by the least pixel-weighted validation cross-entropy
-      ("cross_entropy") or the best mean IoU ("lovasz");
-    - `<phase>.csv`: every figure of every epoch;
-    - `<phase>_state/`: weights, optimizer and epoch to go on from;
-    - `tensorboard/<phase>/`, where TensorFlow and TensorBoard are installed.
+def callbacks(folder, phase="cross_entropy", train=None, save_every=None, asked=()):
+    """What a run keeps in its folder (see `runs`), and going on from it in another `fit`.
 
     Args:
         folder: the run's folder.
-        phase: "cross_entropy" or "lovasz".
+        phase: "cross_entropy" (the best model has the least pixel-weighted validation
+            cross-entropy) or "lovasz" (the best mean IoU).
         train: the data set of `pipeline.make_dataset`, told the epoch so that a resumed run sees
             the draws it would have seen.
+        save_every: steps between states inside of an epoch, None for none; for `fit`, which can go
+            on inside of one.
+        asked: of `runs.stoppable`.
     """
     if phase not in PHASES:
         raise ValueError(f"Unknown phase {phase!r}. Known: {', '.join(PHASES)}.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    monitor, mode = PHASES[phase]
-    log = folder / f"{phase}.csv"
-    kept = [
-        _WholeCheckpoint(
-            folder / f"{phase}.keras",
-            monitor=monitor,
-            mode=mode,
-            save_best_only=True,
-            initial_value_threshold=_best_so_far(log, monitor, mode),
-        ),
-        keras.callbacks.CSVLogger(log, append=True),
-        keras.callbacks.BackupAndRestore(
-            folder / f"{phase}_state", double_checkpoint=True, delete_checkpoint=False
-        ),
-    ]
-    if all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard")):
-        kept.append(keras.callbacks.TensorBoard(folder / "tensorboard" / phase))
+    log, finite = folder / f"{phase}.csv", runs.Finite(train, folder)
+    best = runs.Best(folder / f"{phase}.keras", log, *PHASES[phase])
+    kept = [AveragedValidation(), finite, best]
+    if distribution.is_chief():
+        kept.append(runs.Log(log))
+    kept.append(runs.State(folder / f"{phase}_state.keras", train, finite, save_every, asked))
     if hasattr(train, "set_epoch"):
         kept.append(
             keras.callbacks.LambdaCallback(
                 on_epoch_begin=lambda epoch, logs: train.set_epoch(epoch)
             )
         )
+    tensorboard = all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard"))
+    if tensorboard and distribution.is_chief():
+        kept.append(keras.callbacks.TensorBoard(folder / "tensorboard" / phase))
     return kept
-
-
-class _WholeCheckpoint(keras.callbacks.ModelCheckpoint):
-    """Whose file is the old one or the new one whenever the run is killed."""
-
-    def on_epoch_end(self, epoch, logs=None):
-        path = self.filepath
-        try:
-            with replacing(path) as written:
-                self.filepath = str(written)
-                super().on_epoch_end(epoch, logs)
-        finally:
-            self.filepath = path
 
 
 def fit(
@@ -127,61 +166,146 @@ def fit(
     train,
     validation,
     folder,
-    epochs,
+    epochs=None,
     lovasz_epochs=0,
     learning_rate=1e-5,
     lovasz_learning_rate=None,
+    steps=None,
+    save_every=None,
     extra_callbacks=(),
     verbose="auto",
+    arguments=None,
     **kwargs,
 ):
     """Both phases of the paper: cross-entropy, then Lovász-softmax from the best checkpoint.
 
-    Calling it again with the same folder resumes: finished epochs are not repeated.
+    Calling it again with the same folder resumes: finished epochs are not repeated, and after
+    Ctrl-C, SIGTERM or `save_every` finished steps neither. A run that was killed, or whose disk was
+    full, goes on from the last state. With deterministic operations its figures are those of a run
+    that nothing happened to.
 
     Args:
         model: a model with one output; it is compiled here.
         train, validation: from `pipeline.make_dataset`.
-        folder: see `callbacks`.
+        folder: see `runs`.
         epochs, lovasz_epochs: of the two phases; 0 leaves a phase out.
         learning_rate: of the first phase. lovasz_learning_rate: of the second; a tenth of it if
             None.
+        steps: of the first phase, instead of `epochs`; its last epoch is shorter.
+        save_every: steps between states inside of an epoch; None for one an epoch.
         extra_callbacks: more Keras callbacks. verbose: of `model.fit`.
+        arguments: dict that config.json keeps, instead of those given here.
         kwargs: for `compile`.
 
     Returns: the best model of the last phase, not compiled.
+
+    Raises:
+        FileExistsError where another process trains into the folder.
+        ValueError where its run began with other data, or `epochs` and `steps` are both given.
+        FloatingPointError that names the images of the step, where the loss is not finite.
+        KeyboardInterrupt, SystemExit after the state was written.
     """
     if isinstance(model.output, dict):
         raise ValueError(
             "`training.fit` trains a model with one output. With an auxiliary output, call "
             "`training.compile` and `model.fit` with targets {'logits': masks, 'auxiliary': masks}."
         )
+    if validation is None:
+        raise ValueError("`validation` must be given: it chooses the best model.")
+    if (epochs is None) == (steps is None):
+        raise ValueError(
+            f"`epochs` must be given, or `steps`, not both. Received: {epochs=}, {steps=}."
+        )
+    first = ("epochs", epochs) if steps is None else ("steps", steps)
+    for name, value in (first, ("lovasz_epochs", lovasz_epochs)):
+        if not isinstance(value, int) or value < 0:
+            raise ValueError(f"`{name}` must be an integer, 0 or more. Received: {name}={value}.")
     if lovasz_learning_rate is None:
         lovasz_learning_rate = learning_rate / 10
-    phases = (
-        ("cross_entropy", epochs, learning_rate),
-        ("lovasz", lovasz_epochs, lovasz_learning_rate),
-    )
-    for phase, count, rate in phases:
-        if count == 0:
-            continue
-        compile(model, count * len(train), rate, loss=phase, **kwargs)
-        model.fit(
-            train,
-            validation_data=validation,
-            epochs=count,
-            shuffle=False,  # the data set shuffles
-            callbacks=[*callbacks(folder, phase, train), *extra_callbacks],
-            verbose=verbose,
-        )
-        model = keras.saving.load_model(Path(folder) / f"{phase}.keras", compile=False)
+    arguments = arguments or {
+        "epochs": epochs, "steps": steps, "lovasz_epochs": lovasz_epochs,
+        "learning_rate": learning_rate, "lovasz_learning_rate": lovasz_learning_rate,
+        **{name: value for name, value in kwargs.items() if isinstance(value, (int, float, str))},
+    }  # fmt: skip
+    phases = [
+        ("cross_entropy", steps if epochs is None else epochs * len(train), learning_rate),
+        ("lovasz", lovasz_epochs * len(train), lovasz_learning_rate),
+    ]
+    phases = [phase for phase in phases if phase[1]]
+    if not phases:
+        return model
+    loaders, folder = {"train": train, "validation": validation}, Path(folder)
+    skipped = folder / "skipped.txt"
+    with runs.locked(folder), runs.stoppable() as asked, _causes(loaders.values()):
+        for phase, count, rate in phases:
+            compile(model, count, rate, loss=phase, **kwargs)
+            runs.write_config(folder, arguments, loaders)
+            for data, first, last in _parts(train, folder, phase, count):
+                distribution.wait()
+                model.fit(
+                    data,
+                    validation_data=validation,
+                    initial_epoch=first,
+                    epochs=last,
+                    shuffle=False,  # the data set shuffles
+                    callbacks=[
+                        runs.StopAt(count, len(train), len(train) - len(data)),
+                        runs.Skipped(skipped, loaders.values()),
+                        *extra_callbacks,
+                        *callbacks(folder, phase, data, save_every, asked),
+                    ],
+                    verbose=verbose,
+                )
+                if asked:
+                    raise KeyboardInterrupt(f"Stopped; {folder} holds what the run goes on from.")
+                if model.stop_training:
+                    if distribution.is_chief():
+                        runs.end(folder / f"{phase}_state.keras", count)
+                    break
+            distribution.wait()
+            best = folder / f"{phase}.keras"
+            if not best.is_file():
+                raise FileNotFoundError(
+                    f"There is no {best}: no epoch's {PHASES[phase][0]} was a number (see "
+                    f"{phase}.csv), or the file was removed."
+                )
+            model = keras.saving.load_model(best, compile=False)
+    if skipped.is_file():
+        count = len(skipped.read_text("utf-8").splitlines())
+        print(f"{count} images could not be read and did not count: {skipped}")
     return model
 
 
-def _best_so_far(log, monitor, mode):
-    """The best value of a figure in the log of an interrupted run, or None."""
-    if not log.is_file():
-        return None
-    with open(log, newline="") as file:
-        values = [float(row[monitor]) for row in csv.DictReader(file)]
-    return (min if mode == "min" else max)(values, default=None)
+def _parts(train, folder, phase, steps):
+    """What is left of a phase: data, and the first epoch and the one to end before. The rest of an
+    epoch that a run stopped in is a part of its own."""
+    state = folder / f"{phase}_state.keras"
+    place = runs.place(state)
+    if place.ended == steps:
+        return
+    epochs = math.ceil(steps / len(train))
+    if place.step:
+        if not hasattr(train, "rest"):
+            raise ValueError(
+                f"{state} is of step {place.step} in an epoch, and `train` has no `rest`: go on "
+                "with a data set of `pipeline.make_dataset` as it is, or delete the file."
+            )
+        yield train.rest(place.step), place.epoch, place.epoch + 1
+        place = place._replace(epoch=place.epoch + 1)
+    if place.epoch < epochs:
+        yield train, place.epoch, epochs
+
+
+@contextlib.contextmanager
+def _causes(loaders):
+    """Context that raises the error of a data set as it was. (tf.data's are TensorFlow's.)"""
+    plans = [loader.plan for loader in loaders if hasattr(loader, "plan")]
+    for plan in plans:
+        plan.raised.clear()
+    try:
+        yield
+    except Exception:
+        for plan in plans:
+            if plan.raised:
+                raise plan.raised[0] from None
+        raise

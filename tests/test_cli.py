@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -24,7 +25,11 @@ OPTIONS = {
         "--dataset", "--data", "--val-split", "--output", "--resume", "--model", "--backbone",
         "--preset", "--weights", "--aggregator-filters", "--crop", "--val-crop", "--batch-size",
         "--val-batch-size", "--epochs", "--lovasz-epochs", "--learning-rate", "--scale-range",
-        "--image-scale", "--seed", "--precision", "--verbose",
+        "--image-scale", "--seed", "--precision", "--verbose", "--recipe", "--steps", "--optimizer",
+        "--weight-decay", "--head-learning-rate-multiple", "--gradient-accumulation-steps",
+        "--global-clipnorm", "--ema-momentum", "--freeze-batch-norm", "--contrast-range",
+        "--rotation-range", "--blur-range", "--config", "--save-every", "--on-bad-image",
+        "--deterministic", "--devices",
     ),
     "evaluate": (
         "--dataset", "--data", "--split", "--output", "--absent-as-zero", "--scales", "--flip",
@@ -102,6 +107,8 @@ def test_train_writes_the_model_its_figures_and_pictures(trained):
     assert files == {
         "model.keras",
         "config.json",
+        "data.json",
+        ".lock",
         "cross_entropy.csv",
         "evaluation.txt",
         "overlays.png",
@@ -128,11 +135,84 @@ def test_train_writes_its_arguments_and_versions(trained, data):
     arguments = config["arguments"]
     assert (arguments["model"], arguments["crop"], arguments["epochs"]) == ("fcn", [32, 32], 1)
     assert arguments["data"] == str(data.resolve())
-    assert config["versions"] == {
+    found = {
+        name: config["versions"][name] for name in ("keras_sanet", "keras", "backend", "numpy")
+    }
+    assert found == {
         "keras_sanet": __version__,
         "keras": keras.__version__,
         "backend": keras.backend.backend(),
+        "numpy": np.__version__,
     }
+
+
+def test_config_repeats_a_run_to_the_last_bit(data, tmp_path):
+    def deterministic(*arguments):
+        command = [sys.executable, "-m", "keras_sanet", "train", "--deterministic", *arguments]
+        environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    first, again = tmp_path / "first", tmp_path / "again"
+    options = f"--dataset folder --data {data} --crop 32 32 --batch-size 2 --epochs 2"
+    options += f" --learning-rate 1e-3 {' '.join(map(str, NEW))} --output {first}"
+    deterministic(*options.split())
+    deterministic("--config", first / "config.json", "--output", again)
+    one, other = ((folder / "cross_entropy.csv").read_bytes() for folder in (first, again))
+    assert one == other
+    assert one.count(b"\n") == 3
+
+
+def test_a_run_that_stopped_in_its_evaluation_is_finished_by_resume(trained, tmp_path):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    (run / "evaluation.json").unlink()
+    code, out, error = call("train", "--resume", run)
+    assert code == 0, error
+    assert (run / "evaluation.json").is_file()
+    code, out, error = call("train", "--resume", run)
+    assert code == 1
+    assert f"The run {run} is finished" in error
+
+
+def test_what_is_given_beside_a_config_wins(trained, tmp_path):
+    code, _, error = call(
+        *("train", "--config", trained[0] / "config.json", "--output", tmp_path / "run"),
+        *("--batch-size", 2, "--verbose", 0),
+    )
+    assert code == 0, error
+    arguments = json.loads((tmp_path / "run/config.json").read_text("utf-8"))["arguments"]
+    before = json.loads((trained[0] / "config.json").read_text("utf-8"))["arguments"]
+    assert arguments == {**before, "batch_size": 2, "output": str(tmp_path / "run")}
+
+
+def test_a_config_and_a_recipe_are_refused_together(trained):
+    code, _, error = call(
+        "train", "--config", trained[0] / "config.json", "--recipe", "paper_nyuv2"
+    )
+    assert (code, error) == (1, "keras-sanet: error: Give --recipe or --config, not both.\n")
+
+
+def test_a_run_of_training_fit_is_no_config_of_train(tmp_path):
+    (tmp_path / "config.json").write_text('{"arguments": {"epochs": 3}}')
+    code, _, error = call("train", "--resume", tmp_path)
+    assert code == 1
+    assert "config.json is of no run of `keras-sanet train`: call again what wrote it." in error
+
+
+def test_broken_images_are_skipped_if_asked_for(data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "data")
+    path = sorted((copy / "images/val").iterdir())[0]
+    path.write_bytes(path.read_bytes()[:-40])  # its header is whole
+    refused = train(copy, "--output", tmp_path / "refused")
+    assert refused[0] == 1
+    assert f"{path} can't be read as an image" in refused[2]
+    code, out, error = train(
+        copy, "--output", tmp_path / "run", "--on-bad-image", "skip", "--batch-size", 2
+    )
+    assert code == 0, error
+    assert "1 images" in (tmp_path / "run/evaluation.txt").read_text("utf-8")  # of 2
+    assert str(path) in (tmp_path / "run/skipped.txt").read_text("utf-8")
+    assert "1 images could not be read and did not count" in out
 
 
 def test_the_saved_model_knows_its_classes(model):

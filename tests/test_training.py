@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import keras_sanet
-from keras_sanet import datasets, training
+from keras_sanet import datasets, runs, training
 from keras_sanet.losses import LovaszSoftmax, SegmentationLoss
 from keras_sanet.metrics import CrossEntropy, MeanIoU, PixelAccuracy
 from keras_sanet.pipeline import make_dataset
@@ -162,7 +162,12 @@ def both(noise, tmp_path_factory):
 
 def test_both_phases_leave_their_model_and_figures(both):
     files = {path.name for path in both[0].iterdir() if path.is_file()}
-    assert files == {"cross_entropy.keras", "cross_entropy.csv", "lovasz.keras", "lovasz.csv"}
+    of_phases = {
+        f"{phase}{end}"
+        for phase in ("cross_entropy", "lovasz")
+        for end in (".keras", ".csv", "_state.keras")
+    }
+    assert files == {*of_phases, "config.json", "data.json", ".lock"}
 
 
 def test_the_csv_has_a_line_an_epoch_with_every_figure(both):
@@ -193,8 +198,9 @@ def test_the_checkpoint_kept_has_the_least_validation_cross_entropy(both, noise)
 def test_a_resumed_phase_only_keeps_what_is_better_than_its_log(
     tmp_path, phase, figure, mode, best
 ):
-    (tmp_path / f"{phase}.csv").write_text(f"epoch,{figure}\n0,0.5\n1,0.25\n2,0.375\n")
-    checkpoint = training.callbacks(tmp_path, phase)[0]
+    (tmp_path / f"{phase}.csv").write_text(f"epoch,{figure}\n0,0.5\n1,0.25\n2,0.375\n3,nan\n")
+    (checkpoint,) = (c for c in training.callbacks(tmp_path, phase) if isinstance(c, runs.Best))
+    checkpoint.on_epoch_begin(4)
     assert (checkpoint.monitor, checkpoint.mode, checkpoint.best) == (figure, mode, best)
 
 

@@ -1,0 +1,566 @@
+"""A training run's folder, and going on after whatever happened to the run.
+
+What `training.fit` keeps in it (`<phase>` is cross_entropy or lovasz):
+
+    config.json             arguments, versions, seeds, revision, data sets by count and digest
+    data.json               the data sets file by file, to tell what changed
+    <phase>.keras           the best model
+    <phase>.csv             every figure of every epoch
+    <phase>_state.keras     weights, optimizer, metrics and place to go on from
+    skipped.txt             images that could not be read, and why
+    .lock                   held by the process that trains
+
+Of several processes the first alone writes (`distribution.is_chief`). Each file is replaced whole.
+At the end of an epoch the state is written last: a run that is killed before repeats the epoch, and
+what the epoch wrote then.
+"""
+
+import collections
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import warnings
+import zipfile
+import zlib
+from importlib import metadata
+from pathlib import Path
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_sanet import backend, distribution
+from keras_sanet.metrics import assign_sum
+from keras_sanet.optimizers import averaged_weights
+from keras_sanet.saving import remove, replacing
+from keras_sanet.version import __version__
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
+
+_PACKAGES = ("numpy", "pillow", "h5py", "tensorflow", "jax", "torch")
+_HEAD = 4096  # bytes of a file that its entry in data.json is made from
+
+
+# The folder
+
+
+@contextlib.contextmanager
+def locked(folder):
+    """Context in which no other process trains into a folder; made if it is not there.
+
+    The operating system gives the lock back when the process ends, however it ends.
+
+    Raises: FileExistsError that names the process that holds it.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not distribution.is_chief():
+        yield
+        return
+    with open(folder / ".lock", "a+", encoding="utf-8") as file:
+        try:
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            else:
+                file.seek(0)
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        except (BlockingIOError, PermissionError) as error:
+            file.seek(0)
+            raise FileExistsError(
+                f"Another run trains into {folder}: {file.read().strip() or 'unknown'}. Wait for "
+                "it, stop it, or give another folder."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        for left in folder.glob(".new-*"):  # of runs that were killed
+            remove(left)
+        yield
+
+
+def write_config(folder, arguments, loaders):
+    """Writes what makes a run what it is, or checks that it goes on with the same data.
+
+    Args:
+        folder: of the run.
+        arguments: dict of JSON values.
+        loaders: dict from a role ("train", "validation") to a data set of `pipeline.make_dataset`;
+            others have no `plan`, and are not looked at.
+    Raises: ValueError with the difference, where the run began with other files, another order of
+        them, other classes or another batch size.
+    """
+    folder = Path(folder)
+    plans = {role: loader.plan for role, loader in loaders.items() if hasattr(loader, "plan")}
+    found = {
+        role: {
+            "batch_size": plan.batch_size,
+            "class_names": list(plan.dataset.class_names),
+            "files": files_of(plan.dataset.samples(plan.split)),
+        }
+        for role, plan in plans.items()
+    }
+    config, data = folder / "config.json", folder / "data.json"
+    if config.is_file() and data.is_file():
+        try:
+            began = json.loads(data.read_text("utf-8"))
+            changes = [
+                f"{role}: {change}"
+                for role in found.keys() & began.keys()
+                for change in _changes(began[role], found[role])
+            ]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{data} is damaged: {error}. Start another run.") from error
+        if changes:
+            raise ValueError(
+                f"The data changed since the run {folder} began: {'; '.join(sorted(changes))}. Put "
+                "it back, or start another run."
+            )
+        return
+    if not distribution.is_chief():
+        return
+    contents = {
+        "arguments": arguments,
+        "versions": {
+            "keras_sanet": __version__,
+            "keras": keras.__version__,
+            "backend": keras.backend.backend(),
+            "python": ".".join(map(str, sys.version_info[:3])),
+            **_versions(_PACKAGES),
+        },
+        "devices": backend.devices(),
+        "revision": _revision(),
+        "data": {
+            role: {
+                "name": plan.dataset.name,
+                "split": plan.split,
+                "images": len(found[role]["files"]),
+                "sha256": hashlib.sha256(json.dumps(found[role]["files"]).encode()).hexdigest(),
+                "seed": plan.seed,
+            }
+            for role, plan in plans.items()
+        },
+    }
+    for target, content, indent in ((config, contents, 2), (data, found, 0)):
+        with replacing(target) as path:
+            path.write_text(json.dumps(content, indent=indent) + "\n", "utf-8")
+
+
+def files_of(samples):
+    """What tells one set of samples from another, without reading all of it.
+
+    Returns: dict from the image's name, below the folder that all files share, to the numbers of
+        bytes of image and mask and a checksum of their first 4096.
+    """
+    paths = [getattr(sample.image, "file", sample.image) for sample in samples]
+    root = os.path.commonpath([path.parent for path in paths])
+    found = {}
+    for sample, path in zip(samples, paths):
+        name = os.path.relpath(path, root) + (f" [{sample.image.stem}]" * (path != sample.image))
+        found[name] = " ".join(_entry(source) for source in (sample.image, sample.mask) if source)
+    return found
+
+
+def _entry(source):
+    path = getattr(source, "file", source)
+    try:
+        with open(path, "rb") as file:
+            return f"{path.stat().st_size}:{zlib.crc32(file.read(_HEAD)):08x}"
+    except OSError:
+        return "unreadable"
+
+
+def _changes(began, now):
+    """What differs between what two data.json say of a role, as texts."""
+    for name in ("batch_size", "class_names"):
+        if began[name] != now[name]:
+            yield f"{name} {began[name]}, now {now[name]}"
+    began, now = began["files"], now["files"]
+    for what, names in (
+        ("more", now.keys() - began.keys()),
+        ("less", began.keys() - now.keys()),
+        ("changed", {name for name in began.keys() & now.keys() if began[name] != now[name]}),
+    ):
+        if names:
+            listed = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+            yield f"{len(names)} {what} ({listed})"
+    if began.keys() == now.keys() and list(began) != list(now):
+        yield "another order"
+
+
+def _versions(packages):
+    """Versions of the packages that are installed."""
+    found = {}
+    for name in packages:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def _revision():
+    """The git revision of the package where it is a clone's, with "-dirty" after changes."""
+    folder = Path(__file__).parent
+
+    def git(*arguments):
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20
+        )
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        if git("ls-files", "--error-unmatch", "version.py") is None:
+            return None
+        return git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+# Where a run is
+
+# Epochs that are done, steps of the next one, the steps that a phase had when it came to its end,
+# the metrics' values, and what dropout goes on from, which Keras does not save: its layers' seeds,
+# and the backend's own generators.
+_ARRAYS = ("metrics", "seeds", "generators")
+Place = collections.namedtuple(
+    "Place", ("epoch", "step", "ended", *_ARRAYS), defaults=(0, 0, 0, (), (), ())
+)
+
+
+def place(path):
+    """The `Place` that a state file holds; the beginning where there is none.
+
+    Raises: ValueError that names the file, where it is damaged.
+    """
+    if not Path(path).is_file():
+        return Place()
+    try:
+        with zipfile.ZipFile(path) as archive, np.load(io.BytesIO(archive.read(_PLACE))) as found:
+            arrays = {
+                kind: [found[name] for name in found.files if name.startswith(kind)]
+                for kind in _ARRAYS
+            }
+            ended = int(archive.read(_ENDED)) if _ENDED in archive.namelist() else 0
+            return Place(int(found["epoch"]), int(found["step"]), ended, **arrays)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise _damaged(path, error) from error
+
+
+def save_state(model, path, epoch, step):
+    """Writes weights, optimizer and metrics with the place: `epoch` epochs and `step` steps.
+
+    (As .keras, which Keras makes in memory: HDF5 files are written in many small pieces, and a full
+    disk may end the process in one of them.)
+    """
+    kinds = (model.metrics_variables if step else (), _seeds(model), backend.random_states())
+    arrays = {
+        f"{kind}{i}": ops.convert_to_numpy(variable)
+        for kind, variables in zip(_ARRAYS, kinds)
+        for i, variable in enumerate(variables)
+    }
+    numbers = io.BytesIO()
+    np.savez(numbers, epoch=epoch, step=step, **arrays)
+    with replacing(path) as written, distribution.alone():
+        model.save(written)
+        with zipfile.ZipFile(written, "a") as archive:
+            archive.writestr(_PLACE, numbers.getvalue())
+
+
+def load_state(model, path):
+    """Loads what `save_state` wrote, but for the metrics, which Keras resets at each epoch.
+
+    Returns: the `Place`.
+    Raises: ValueError that names the file, where it is damaged or another model's.
+    """
+    found = place(path)
+    if found.epoch or found.step:
+        try:
+            with warnings.catch_warnings():  # Keras only warns where another optimizer was saved
+                warnings.filterwarnings("error", "Skipping variable loading")
+                model.load_weights(path)
+            for variable, value in zip(_seeds(model), found.seeds, strict=True):
+                variable.assign(value)
+            backend.set_random_states(found.generators)
+        except Exception as error:  # of Keras, h5py and zipfile
+            raise _damaged(path, error) from error
+    return found
+
+
+def end(path, steps):
+    """Notes in a state file that its phase, of so many steps, came to its end, early or not."""
+    with replacing(path) as written:
+        shutil.copy(path, written)
+        with zipfile.ZipFile(written, "a") as archive:
+            archive.writestr(_ENDED, str(steps))
+
+
+_PLACE, _ENDED = "place.npz", "ended"
+
+
+def _seeds(model):
+    """State variables of the random generators inside of a model."""
+    weights = {id(variable) for variable in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]
+
+
+def _damaged(path, error):
+    return ValueError(
+        f"{path} can't be gone on from: it is damaged, or of another model or optimizer ({error}). "
+        "Without it its phase of the training begins anew."
+    )
+
+
+def rows(path, epochs=None):
+    """The rows of a phase's CSV, dicts of floats; those of the first `epochs` epochs if given."""
+    if not Path(path).is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        found = [
+            {name: float(value) for name, value in row.items() if value}
+            for row in csv.DictReader(file)
+        ]
+    return [row for row in found if epochs is None or row["epoch"] < epochs]
+
+
+# Callbacks
+
+
+class Best(keras.callbacks.ModelCheckpoint):
+    """The best model of a phase. Its file is the old one or the new one whenever the run is killed.
+
+    Args: path, of the file. log, the phase's CSV, whose best value is to be passed. monitor, mode:
+        of `keras.callbacks.ModelCheckpoint`.
+    """
+
+    def __init__(self, path, log, monitor, mode):
+        super().__init__(path, monitor=monitor, mode=mode, save_best_only=True)
+        self._log = log
+
+    def on_epoch_begin(self, epoch, logs=None):
+        known = [row[self.monitor] for row in rows(self._log, epoch) if self.monitor in row]
+        best = min if self.mode == "min" else max
+        self.best = best((value for value in known if not math.isnan(value)), default=None)
+
+    def on_epoch_end(self, epoch, logs=None):
+        with averaged_weights(self.model):  # in all processes, for they share the weights
+            if distribution.is_chief() and not math.isnan((logs or {}).get(self.monitor, 0)):
+                self._save_whole(epoch, logs)
+
+    def _save_whole(self, epoch, logs):
+        path = self.filepath
+        try:
+            with replacing(path) as written, distribution.alone():
+                self.filepath = str(written)
+                super().on_epoch_end(epoch, logs)
+        finally:
+            self.filepath = path
+
+
+class Log(keras.callbacks.Callback):
+    """Every figure of every epoch as CSV; an epoch that is repeated has one row."""
+
+    def __init__(self, path):
+        super().__init__()
+        self._path = path
+
+    def on_epoch_end(self, epoch, logs=None):
+        found = rows(self._path, epoch)
+        found.append({"epoch": epoch, **{k: float(v) for k, v in (logs or {}).items()}})
+        names = list(dict.fromkeys(name for row in found for name in row))
+        with replacing(self._path) as path, open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows({**row, "epoch": int(row["epoch"])} for row in found)
+
+
+class Finite(keras.callbacks.Callback):
+    """Stops at the first step whose loss is not a finite number, and where the weights are not when
+    they are to be saved, so that nothing is kept of it.
+
+    A step's loss is looked at after the next one was begun, so that no device waits for it.
+
+    Args: train, the data set of `pipeline.make_dataset`, to name the step's files. folder, of the
+        run.
+    """
+
+    def __init__(self, train, folder):
+        super().__init__()
+        self._train, self._folder, self._last = train, folder, None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        last, self._last = self._last, (batch, (logs or {}).get("loss"))
+        self._check_loss(last)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.check()
+
+    def check(self):
+        """Looks at the last step's loss and weights."""
+        last, self._last = self._last, None
+        self._check_loss(last)
+        weights = self.model.trainable_variables
+        if last and not all(bool(ops.isfinite(ops.sum(weight))) for weight in weights):
+            raise self._error("The weights are not finite", last[0])
+
+    def _check_loss(self, last):
+        if last and last[1] is not None and not math.isfinite(last[1]):
+            raise self._error(f"The loss is {float(last[1])}", last[0])
+
+    def _error(self, what, batch):
+        plan = getattr(self._train, "plan", None)
+        named = f", at the images {', '.join(plan.files(self._epoch, batch))}" if plan else ""
+        return FloatingPointError(
+            f"{what} in epoch {self._epoch + 1}{named}. What {self._folder} keeps is of before. A "
+            "lower `learning_rate`, `global_clipnorm`, or float32 instead of float16 may help; "
+            "they make another run."
+        )
+
+
+class State(keras.callbacks.Callback):
+    """Writes the state at the end of each epoch, and goes on from it.
+
+    Args:
+        path: of the state file.
+        train: the data set. If it has `rest` (as those of `pipeline.make_dataset`), the state can
+            be written inside of an epoch.
+        finite: the `Finite` of the run, asked before the state is written.
+        save_every: steps between states inside of an epoch; None for none.
+        asked: list that is not empty when the run shall stop (`stoppable`).
+    """
+
+    def __init__(self, path, train, finite, save_every=None, asked=()):
+        super().__init__()
+        self._path, self._train, self._finite = path, train, finite
+        self._save_every, self._asked = save_every, asked
+        self._inside = hasattr(train, "rest")
+        self._skip = train.plan.skip if self._inside else 0
+
+    def on_train_begin(self, logs=None):
+        self._place = load_state(self.model, self._path)
+        if self._place.step != self._skip:
+            raise ValueError(
+                f"{self._path} is of step {self._place.step} in an epoch: go on with "
+                "`training.fit`, or delete it."
+            )
+        self.model._initial_epoch = self._place.epoch  # as keras.callbacks.BackupAndRestore
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch, self._done = epoch, self._place.step
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._place.step:  # again: PyTorch's loader draws a number at the beginning of an epoch
+            backend.set_random_states(self._place.generators)
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._place.step:  # only now are there metrics on TensorFlow; all of them are sums
+            variables = self.model.metrics_variables
+            for variable, value in zip(variables, self._place.metrics, strict=True):
+                assign_sum(variable, ops.convert_to_numpy(variable) + value)
+        self._place = Place()
+        step = self._done + batch + 1
+        due = self._save_every and step % self._save_every == 0
+        inside = self._inside and batch + 1 < len(self._train)
+        if inside and (due or self._asked) and not self.model.stop_training:
+            self._finite.check()
+            self._save(self._epoch, step)
+            self._stop(f"step {step} of epoch {self._epoch + 1}")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self._save(epoch + 1, 0)
+        self._stop(f"epoch {epoch + 1}")
+
+    def on_train_end(self, logs=None):
+        self.model._initial_epoch = 0
+
+    def _save(self, epoch, step):
+        if distribution.is_chief():
+            save_state(self.model, self._path, epoch, step)
+
+    def _stop(self, where):
+        if self._asked:
+            said = f"Stopped after {where}; {self._path} holds what the run goes on from."
+            if self._asked[0] == signal.SIGTERM:
+                print(said, file=sys.stderr)
+                raise SystemExit(128 + signal.SIGTERM)
+            raise KeyboardInterrupt(said)
+
+
+class Skipped(keras.callbacks.Callback):
+    """Keeps the report of images that could not be read, skipped.txt.
+
+    Args: path, of the report. loaders, data sets of `pipeline.make_dataset`.
+    """
+
+    def __init__(self, path, loaders):
+        super().__init__()
+        self._path = path
+        self._plans = [loader.plan for loader in loaders if hasattr(loader, "plan")]
+
+    def on_epoch_end(self, epoch, logs=None):
+        known = self._path.read_text("utf-8").splitlines() if self._path.is_file() else []
+        errors = [str(error) for plan in self._plans for error in list(plan.errors.values())]
+        new = [error for error in errors if error not in known]
+        if new and distribution.is_chief():
+            with replacing(self._path) as path:
+                path.write_text("".join(f"{line}\n" for line in [*known, *new]), "utf-8")
+
+
+class StopAt(keras.callbacks.Callback):
+    """Ends training after so many steps in all.
+
+    Args: steps; steps_per_epoch; skip, steps that the first epoch lacks.
+    """
+
+    def __init__(self, steps, steps_per_epoch, skip=0):
+        super().__init__()
+        self._steps, self._steps_per_epoch, self._skip = steps, steps_per_epoch, skip
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._before = epoch * self._steps_per_epoch + self._skip
+        self._skip = 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self._before + batch + 1 >= self._steps:
+            self.model.stop_training = True
+
+
+@contextlib.contextmanager
+def stoppable():
+    """Context in which Ctrl-C and SIGTERM wait until the run can stop; a second one acts at once.
+
+    Yields: a list, which then has the signal's number.
+    """
+    asked = []
+    # Signals come to the main thread alone; and processes that wait for each other stop together.
+    if threading.current_thread() is not threading.main_thread() or backend.process()[1] > 1:
+        yield asked
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+
+    def note(number, frame):
+        asked.append(number)
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)
+        os.write(2, b"\nStopping after this step, or after validation. Once more: at once.\n")
+
+    before = [signal.signal(number, note) for number in numbers]
+    try:
+        yield asked
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)

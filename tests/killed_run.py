@@ -1,0 +1,79 @@
+"""The training run of test_runs.py, and one that kills itself: `killed_run.py DATA RUN [WHERE]`.
+
+WHERE is "step", in the second step of the second epoch, or an event and the end of a path: the run
+ends when Python is about to do this to a file of that name.
+"""
+
+import os
+import signal
+import sys
+
+import keras
+
+from keras_sanet import FCN, backend, datasets, layers, pipeline, training
+
+CLASSES = 3
+EPOCHS = 3
+
+
+def network():
+    """A small FCN with batch norms and dropout."""
+    image = keras.Input((24, 32, 3))
+    x, taps = keras.layers.Rescaling(1 / 255)(image), {}
+    for tap in ("s0", "s1", "s2"):
+        x = keras.layers.Conv2D(8, 3, strides=2, padding="same")(x)
+        taps[tap] = x = keras.layers.ReLU()(layers.BatchNormalization()(x))
+    backbone = keras.Model(image, taps, name="backbone")
+    return FCN(CLASSES, backbone, filters=8, dropout=0.5)
+
+
+def run(root, folder, *callbacks, epochs=EPOCHS, on_bad_image="error", **kwargs):
+    """Trains in steps of two images of a data set of the kind "folder"."""
+    keras.utils.set_random_seed(0)
+    dataset = datasets.load("folder", root)
+    bad = {"on_bad_image": on_bad_image}
+    train = pipeline.make_dataset(dataset, "train", (24, 32), 2, seed=0, **bad)
+    val = pipeline.make_dataset(dataset, "val", batch_size=2, training=False, **bad)
+    kwargs = {"learning_rate": 1e-3, "verbose": 0, "extra_callbacks": callbacks, **kwargs}
+    return training.fit(network(), train, val, folder, epochs, **kwargs)
+
+
+class At(keras.callbacks.Callback):
+    """Calls a function with the model at the end of a step of an epoch, both from 0."""
+
+    def __init__(self, epoch, step, function):
+        super().__init__()
+        self.place, self.function = (epoch, step), function
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self.epoch, batch) == self.place:
+            self.function(self.model)
+
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def watch(event, arguments):
+    """Of renames the target; of what is opened, files to add to, as a whole .keras is to get the
+    state's place."""
+    kind, end = sys.argv[3:]
+    if event == "open" and arguments[1] == "r+":
+        path = arguments[0]
+    elif event == "os.rename":
+        path = arguments[1]
+    else:
+        return
+    if event == kind and str(path).endswith(end):
+        kill()
+
+
+if __name__ == "__main__":
+    data, folder, *where = sys.argv[1:]
+    if len(where) == 2:
+        sys.addaudithook(watch)
+    backend.make_deterministic()
+    run(data, folder, *([At(1, 1, kill)] if where == ["step"] else []), save_every=3)

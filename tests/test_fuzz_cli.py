@@ -1,0 +1,188 @@
+"""Nonsense on the command line: exit code 1 or 2, the argument named, nothing left in the way."""
+
+import contextlib
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_sanet
+from keras_sanet import cli, models, schedules, training
+from keras_sanet.layers import PyramidPooling
+from keras_sanet.pipeline import make_dataset
+
+TRAIN = ("--model", "fcn", "--backbone", "resnet_tiny", "--crop", 32, 32, "--batch-size", 2)
+SMALL = ("--model", "fcn", "--backbone", "resnet_tiny", "--rounds", 1)
+
+
+def call(*arguments):
+    """The exit code and stderr of a command."""
+    error = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(error):
+        try:
+            code = cli.main([str(argument) for argument in arguments])
+        except SystemExit as exited:  # argparse's
+            code = exited.code
+    return code, error.getvalue()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A folder data set of 2 training and 1 validation pair."""
+    root = tmp_path_factory.mktemp("data")
+    mask = np.random.default_rng(0).integers(0, 2, (24, 40), dtype="uint8")
+    for split, count in (("train", 2), ("val", 1)):
+        for part, pixels in (("images", 200 * mask), ("masks", mask)):
+            (root / part / split).mkdir(parents=True)
+            for index in range(count):
+                Image.fromarray(pixels).save(root / f"{part}/{split}/{index}.png")
+    (root / "classes.txt").write_text("dark\nlight\n", "utf-8")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("named", "arguments"),
+    [
+        ("crop_size", ("--crop", 0, 0)),
+        ("crop_size", ("--crop", -5, 32)),
+        ("crop_size", ("--val-crop", 0, 5)),
+        ("batch_size", ("--batch-size", 0)),
+        ("batch_size", ("--val-batch-size", -1)),
+        ("--epochs", ("--epochs", -1)),
+        ("--lovasz-epochs", ("--lovasz-epochs", -2)),
+        ("--learning-rate", ("--learning-rate", "nan")),
+        ("--learning-rate", ("--learning-rate", "inf")),
+        ("--learning-rate", ("--learning-rate", 0)),
+        ("scale_range", ("--scale-range", 2, 0.5)),
+        ("scale_range", ("--scale-range", "nan", 1)),
+        ("scale_range", ("--scale-range", 1, "inf")),
+        ("--image-scale", ("--image-scale", 0)),
+        ("--image-scale", ("--image-scale", "nan")),
+        ("--image-scale", ("--image-scale", "inf")),
+        ("--seed", ("--seed", -1)),
+        ("--seed", ("--seed", 2**32)),
+        ("filters", ("--model", "sanet", "--aggregator-filters", 0)),
+        ("no split 'nope'", ("--val-split", "nope")),
+        ("/nope.pth", ("--weights", "/nope.pth")),
+        ("--data-options", ("--data-options", "depth=1")),
+    ],
+    ids=str,
+)
+def test_train_names_a_wrong_argument_and_leaves_nothing(data, tmp_path, named, arguments):
+    output = tmp_path / "run"
+    code, error = call(
+        *("train", "--dataset", "folder", "--data", data, "--output", output, *TRAIN, *arguments)
+    )
+    assert code in (1, 2) and named in error.splitlines()[-1], error
+    assert not output.exists()
+
+
+@pytest.mark.parametrize(
+    ("named", "arguments"),
+    [
+        ("--epochs", ("demo", "--epochs", -1)),
+        ("size", ("benchmark", *SMALL, "--size", 0, 0)),
+        ("size", ("benchmark", *SMALL, "--size", -1, 5)),
+        ("num_classes", ("benchmark", *SMALL, "--num-classes", 0)),
+        ("batch_size", ("benchmark", *SMALL, "--batch-size", -2)),
+        ("rounds", ("benchmark", *SMALL, "--rounds", 0)),
+        ("input_shape", ("convert", "a.pth", "b.h5", "--backbone", "resnet18", "--channels", -1)),
+    ],
+    ids=str,
+)
+def test_a_command_names_a_wrong_argument(tmp_path, monkeypatch, named, arguments):
+    monkeypatch.chdir(tmp_path)
+    code, error = call(*arguments)
+    assert code in (1, 2) and named in error.splitlines()[-1], error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "config",
+    [b"", b"{", b"[1]", b"null", b"{}", b"\xff\xfe", b'{"arguments": 3}'],
+    ids=str,
+)
+@pytest.mark.parametrize("command", ["resume", "save-preset"])
+def test_a_damaged_config_of_a_run_is_named(tmp_path, command, config):
+    (tmp_path / "config.json").write_bytes(config)
+    if command == "save-preset":
+        for name in ("model.keras", "evaluation.json"):
+            (tmp_path / name).write_text("{}")
+        code, error = call("save-preset", tmp_path, tmp_path / "preset")
+    else:
+        code, error = call("train", "--resume", tmp_path)
+    assert code == 1
+    assert f"{tmp_path / 'config.json'} is damaged" in error
+
+
+def test_damaged_figures_of_a_run_are_named(tmp_path):
+    whole = {"arguments": {}, "versions": {}}
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    (tmp_path / "evaluation.json").write_text("[")
+    models.FCN(2, "resnet_tiny", filters=8).save(tmp_path / "model.keras")
+    code, error = call("save-preset", tmp_path, tmp_path / "preset")
+    assert code == 1
+    assert "evaluation.json is damaged" in error
+
+
+def test_a_picture_that_breaks_off_is_named_without_a_traceback(data, tmp_path):
+    broken = shutil.copytree(data, tmp_path / "broken") / "images/train/1.png"
+    broken.write_bytes(broken.read_bytes()[:-40])
+    code, error = call(
+        *("train", "--dataset", "folder", "--data", tmp_path / "broken", *TRAIN),
+        *("--output", tmp_path / "run", "--epochs", 1, "--verbose", 0),
+    )
+    assert code == 1
+    assert f"{broken} can't be read as an image" in error
+
+
+# The same from Python
+
+
+@pytest.mark.parametrize("value", [-1, 1.5, "many", None])
+@pytest.mark.parametrize("name", ["epochs", "lovasz_epochs"])
+def test_fit_names_a_wrong_number_of_epochs(tmp_path, name, value):
+    model = models.FCN(2, "resnet_tiny", filters=8)
+    with pytest.raises(ValueError, match=f"`{name}` must be"):
+        training.fit(model, [], [], tmp_path / "run", **{"epochs": 0, name: value})
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("rate", [-1e-3, float("nan"), float("inf")])
+def test_a_wrong_learning_rate_is_named(rate):
+    with pytest.raises(ValueError, match="`learning_rate` must be"):
+        schedules.poly_decay(rate, 10)
+
+
+@pytest.mark.parametrize("dropout", [None, -0.1, 1.0, float("nan"), "much"])
+def test_a_wrong_dropout_is_named(dropout):
+    with pytest.raises(ValueError, match="`dropout` must be"):
+        keras_sanet.FCN(2, "resnet_tiny", filters=8, dropout=dropout)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"bins": 3}, {"bins": "12"}, {"bins": (0,)}, {"bins": (1, 2.0)}, {"bins": [True]},
+     {"branch_filters": -1}, {"branch_filters": 2.5}, {"filters": 0}, {"filters": True}],
+    ids=str,
+)  # fmt: skip
+def test_a_wrong_pyramid_is_named(arguments):
+    (name,) = arguments
+    with pytest.raises(ValueError, match=f"`{name}` must be positive integers"):
+        PyramidPooling(**{"filters": 4, **arguments})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"image_scale": float("nan")}, {"image_scale": float("inf")}, {"seed": -1}, {"seed": 2**64},
+     {"seed": 0.5}, {"seed": "one"}],
+    ids=str,
+)  # fmt: skip
+def test_make_dataset_names_a_wrong_argument(data, arguments):
+    (name,) = arguments
+    dataset = keras_sanet.datasets.load("folder", data)
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        make_dataset(dataset, "train", 8, 1, **arguments)

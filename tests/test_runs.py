@@ -1,0 +1,479 @@
+"""A run's folder, and that a run survives what happens to it.
+
+Faults are real ones: the process kills itself or gets signals, files are damaged, the system allows
+no larger files.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from killed_run import CLASSES, EPOCHS, At, network, run
+from PIL import Image
+
+from keras_sanet import datasets, runs, training
+from keras_sanet.pipeline import make_dataset
+
+STEPS = 4  # an epoch
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """The folder of 8 training and 2 validation pairs of 24 x 32."""
+    root = tmp_path_factory.mktemp("pairs")
+    write_pairs(root)
+    return root
+
+
+@pytest.fixture
+def own_pairs(tmp_path):
+    """Such a folder, for a test that spoils it."""
+    write_pairs(tmp_path / "pairs")
+    return tmp_path / "pairs"
+
+
+def write_pairs(root):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("val", 2)):
+        for part in ("images", "masks"):
+            (root / part / split).mkdir(parents=True)
+        for i in range(count):
+            mask = np.repeat(rng.integers(0, CLASSES, (24, 1), dtype="uint8"), 32, axis=1)
+            mask[:, 0] = 255
+            image = 80 * (mask[..., None] % 255) + rng.integers(0, 90, (24, 32, 3))
+            Image.fromarray(image.astype("uint8")).save(root / f"images/{split}/{i}.png")
+            Image.fromarray(mask).save(root / f"masks/{split}/{i}.png")
+    (root / "classes.txt").write_text("low\nmiddle\nhigh\n", "utf-8")
+
+
+class Seen(keras.callbacks.Callback):
+    """Epoch and number of steps of each epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.epochs = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epochs.append([epoch, 0])
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.epochs[-1][1] += 1
+
+
+def script(root, folder, *where, check=True):
+    """The same run in a process that may kill itself."""
+    command = [sys.executable, Path(__file__).with_name("killed_run.py"), root, folder, *where]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if check and not where:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def whole(pairs, tmp_path_factory):
+    """The folder of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp("whole")
+    script(pairs, folder)
+    return folder
+
+
+def figures(folder):
+    return runs.rows(folder / "cross_entropy.csv")
+
+
+def assert_same_figures(folder, whole, tolerance=1e-4):
+    found, expected = figures(folder), figures(whole)
+    assert [row["epoch"] for row in found] == [0, 1, 2]
+    for one, other in zip(found, expected):
+        assert one == pytest.approx(other, rel=tolerance)
+
+
+# Kills
+
+
+@pytest.fixture(scope="module")
+def killed(pairs, tmp_path_factory):
+    """The folder of a run that was killed in a step, before a state replaced the old one, in the
+    middle of writing it, and between best model and CSV; after each its exit code and place."""
+    folder = tmp_path_factory.mktemp("killed")
+    state = "cross_entropy_state.keras"
+    kills = []
+    for where in (("step",), ("os.rename", state), ("open", state), ("os.rename", "entropy.csv")):
+        done = script(pairs, folder, *where)
+        kills.append((done.returncode, runs.place(folder / state)[:2]))
+    script(pairs, folder)
+    return folder, kills
+
+
+def test_each_kill_was_one_and_left_a_state_of_a_whole_step(killed):
+    codes, places = zip(*killed[1])
+    assert codes == (-signal.SIGKILL,) * 4
+    # States are written after steps 3 and 4 of an epoch; the CSV after step 4.
+    assert places == ((1, 0), (1, 0), (1, 0), (1, 3))
+
+
+def test_a_killed_run_gives_the_very_figures_of_one_that_was_not(killed, whole):
+    csv = [(folder / "cross_entropy.csv").read_bytes() for folder in (killed[0], whole)]
+    assert csv[0] == csv[1]
+
+
+def test_leftovers_of_kills_are_removed(killed):
+    assert not [path.name for path in killed[0].iterdir() if path.name.startswith(".new-")]
+
+
+# Signals
+
+
+@pytest.fixture(scope="module")
+def stopped(pairs, tmp_path_factory):
+    """The folder of a run with Ctrl-C in the second step of the second epoch, what was said, what
+    was seen of the run that went on, and the place in between."""
+    folder, seen = tmp_path_factory.mktemp("stopped"), Seen()
+    press = At(1, 1, lambda model: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt) as error:
+        run(pairs, folder, press)
+    place = runs.place(folder / "cross_entropy_state.keras")
+    run(pairs, folder, seen)
+    return folder, str(error.value), place, seen.epochs
+
+
+def test_ctrl_c_ends_after_the_step_with_its_state(stopped):
+    folder, said, place, _ = stopped
+    assert place[:2] == (1, 2)
+    assert said.startswith("Stopped after step 2 of epoch 2; ")
+    assert said.endswith("_state.keras holds what the run goes on from.")
+
+
+def test_the_run_goes_on_with_the_next_step(stopped):
+    assert stopped[3] == [[1, STEPS - 2], [2, STEPS]]
+
+
+def test_a_stopped_run_gives_the_figures_of_one_that_was_not(stopped, whole):
+    assert_same_figures(stopped[0], whole)
+
+
+def test_after_a_run_ctrl_c_is_pythons_again(stopped):
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_sigterm_in_validation_ends_after_it_with_the_epochs_state(pairs, tmp_path):
+    end = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: os.kill(os.getpid(), signal.SIGTERM)
+    )
+    with pytest.raises(SystemExit) as error:
+        run(pairs, tmp_path, end, epochs=2)
+    assert error.value.code == 128 + signal.SIGTERM
+    assert runs.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
+
+
+def test_a_second_ctrl_c_stops_at_once(pairs, tmp_path):
+    def press_twice(model):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, tmp_path, At(0, 1, press_twice))
+    assert not (tmp_path / "cross_entropy_state.keras").exists()
+
+
+# The folder
+
+
+def test_a_second_run_into_a_folder_is_refused(pairs, tmp_path):
+    hold = (
+        "import fcntl, sys, time\n"
+        "file = open(sys.argv[1], 'w'); file.write('process 7 on moon'); file.flush()\n"
+        "fcntl.flock(file, fcntl.LOCK_EX); print('held', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", hold, tmp_path / ".lock"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        try:
+            assert other.stdout.readline() == b"held\n"
+            with pytest.raises(FileExistsError, match="Another run .*: process 7 on moon. Wait"):
+                run(pairs, tmp_path)
+        finally:
+            other.kill()
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+def test_config_has_what_makes_a_run(whole):
+    config = json.loads((whole / "config.json").read_text("utf-8"))
+    assert config["arguments"]["epochs"] == EPOCHS
+    assert config["versions"]["python"] == ".".join(map(str, sys.version_info[:3]))
+    train = config["data"]["train"]
+    assert (train["split"], train["images"], train["seed"]) == ("train", 8, 0)
+    assert len(train["sha256"]) == 64
+
+
+def test_the_revision_is_gits(whole):
+    revision = json.loads((whole / "config.json").read_text("utf-8"))["revision"]
+    root = Path(runs.__file__).parent
+    git = subprocess.run(
+        ["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
+    assert (revision or "").removesuffix("-dirty") == git
+
+
+def change(root):
+    (root / "images/train/3.png").unlink()
+    (root / "masks/train/3.png").unlink()
+    Image.new("L", (32, 24), 1).save(root / "masks/train/5.png")
+    for part, mode in (("images", "RGB"), ("masks", "L")):
+        Image.new(mode, (32, 24)).save(root / f"{part}/val/new.png")
+
+
+def test_other_data_are_refused_with_the_difference(own_pairs, tmp_path):
+    folder = tmp_path / "run"
+    run(own_pairs, folder, epochs=1)
+    change(own_pairs)
+    expected = (
+        r"train: 1 changed \(5.png\); train: 1 less \(3.png\); validation: 1 more \(new.png\). Put"
+    )
+    with pytest.raises(ValueError, match=expected):
+        run(own_pairs, folder)
+    assert len(figures(folder)) == 1
+
+
+def test_another_batch_size_is_refused(pairs, tmp_path):
+    dataset = datasets.load("folder", pairs)
+    for size in (2, 4):
+        loaders = {"train": make_dataset(dataset, "train", 24, size)}
+        expected = pytest.raises(ValueError, match="train: batch_size 2, now 4. Put it back")
+        with expected if size == 4 else contextlib.nullcontext():
+            runs.write_config(tmp_path, {}, loaders)
+
+
+def test_another_order_of_the_classes_is_refused(own_pairs, tmp_path):
+    def write():
+        loader = make_dataset(datasets.load("folder", own_pairs), "train", 24, 2)
+        runs.write_config(tmp_path, {}, {"train": loader})
+
+    write()
+    (own_pairs / "classes.txt").write_text("low\nhigh\nmiddle\n", "utf-8")
+    with pytest.raises(ValueError, match=r"train: class_names \['low', 'middle', 'high'\], now \["):
+        write()
+
+
+def test_a_run_killed_before_its_config_was_whole_writes_it_again(pairs, tmp_path):
+    loaders = {"train": make_dataset(datasets.load("folder", pairs), "train", 24, 2)}
+    runs.write_config(tmp_path, {}, loaders)
+    (tmp_path / "data.json").unlink()
+    runs.write_config(tmp_path, {"epochs": 3}, loaders)
+    config = json.loads((tmp_path / "config.json").read_text("utf-8"))
+    assert config["arguments"] == {"epochs": 3}
+    assert (tmp_path / "data.json").is_file()
+
+
+def test_data_may_move(own_pairs, tmp_path):
+    folder = tmp_path / "run"
+    run(own_pairs, folder, epochs=1)
+    own_pairs.rename(tmp_path / "moved")
+    run(tmp_path / "moved", folder, epochs=2)
+    assert len(figures(folder)) == 2
+
+
+def test_a_damaged_state_is_named(pairs, tmp_path):
+    (tmp_path / "cross_entropy_state.keras").write_bytes(b"PK\3\4" + bytes(100))
+    with pytest.raises(ValueError, match="cross_entropy_state.keras can't be gone on from"):
+        run(pairs, tmp_path)
+
+
+# Full disks
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Context in which no file grows past so many bytes, as with a quota."""
+    resource = pytest.importorskip("resource", reason="Windows has no such limit")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.7, 0.98])
+def test_a_full_disk_ends_the_run_and_leaves_what_was_whole(pairs, tmp_path, share):
+    run(pairs, tmp_path, epochs=1)
+    size = (tmp_path / "cross_entropy_state.keras").stat().st_size
+    with largest_file(int(share * size)), pytest.raises(OSError, match="File too large: .*keras"):
+        run(pairs, tmp_path, epochs=2)
+    assert runs.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".new-")]
+    run(pairs, tmp_path, epochs=2)
+    assert [row["epoch"] for row in figures(tmp_path)] == [0, 1]
+
+
+# Long runs
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="no /proc to count open files in")
+def test_no_files_stay_open_from_epoch_to_epoch(pairs, tmp_path):
+    """More epochs, and memory: tests/benchmarks/soak.py."""
+    counts = []
+    count = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: counts.append(len(os.listdir("/proc/self/fd")))
+    )
+    run(pairs, tmp_path, count, epochs=6)
+    assert counts[2:] == [counts[2]] * 4
+
+
+# Broken images
+
+
+def spoil(root, name="images/train/3.png"):
+    whole = (root / name).read_bytes()
+    (root / name).write_bytes(whole[: len(whole) // 2])
+
+
+def test_an_image_that_breaks_in_an_epoch_is_named_and_the_run_goes_on_once_it_is_whole(
+    own_pairs, tmp_path, whole
+):
+    path = own_pairs / "images/train/3.png"
+    good = path.read_bytes()
+    with pytest.raises(ValueError, match=r"images/train/3.png can't be read as an image"):
+        run(own_pairs, tmp_path / "run", At(0, STEPS - 1, lambda model: spoil(own_pairs)))
+    assert runs.place(tmp_path / "run/cross_entropy_state.keras")[0] >= 1
+    path.write_bytes(good)
+    run(own_pairs, tmp_path / "run")
+    assert_same_figures(tmp_path / "run", whole)
+
+
+def test_skipped_images_are_in_the_report(own_pairs, tmp_path, capsys):
+    spoil_both = At(0, 0, lambda model: [spoil(own_pairs), spoil(own_pairs, "masks/val/1.png")])
+    run(own_pairs, tmp_path / "run", spoil_both, on_bad_image="skip")
+    skipped = (tmp_path / "run/skipped.txt").read_text("utf-8").splitlines()
+    assert [line.partition(" can't be read")[0] for line in sorted(skipped)] == [
+        str(own_pairs / "images/train/3.png"),
+        str(own_pairs / "masks/val/1.png"),
+    ]
+    assert "2 images could not be read and did not count" in capsys.readouterr().out
+    assert np.isfinite(figures(tmp_path / "run")[-1]["val_cross_entropy"])
+
+
+def test_more_than_a_tenth_of_broken_images_ends_the_run(own_pairs, tmp_path):
+    spoil_two = At(0, 0, lambda model: [spoil(own_pairs, f"images/train/{i}.png") for i in (3, 5)])
+    with pytest.raises(OSError, match="2 of 8 images can't be read, too many to leave out"):
+        run(own_pairs, tmp_path / "run", spoil_two, on_bad_image="skip")
+
+
+# NaN
+
+
+def spoil_weights(model):
+    bias = model.get_layer("classifier").bias
+    bias.assign(bias * float("nan"))
+
+
+def images_of(pairs, epoch, step):
+    dataset = datasets.load("folder", pairs)
+    plan = make_dataset(dataset, "train", 24, 2, seed=0).plan
+    return ", ".join(plan.files(epoch, step))
+
+
+def test_a_loss_that_is_nan_ends_the_run_with_the_steps_images_and_the_last_state(pairs, tmp_path):
+    with pytest.raises(FloatingPointError) as error:
+        run(pairs, tmp_path, At(1, 1, spoil_weights))
+    # The second step spoils the third.
+    images = images_of(pairs, 1, 2)
+    assert str(error.value).startswith(f"The loss is nan in epoch 2, at the images {images}.")
+    assert runs.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
+    assert len(figures(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(("step", "save_every"), [(STEPS - 1, None), (1, 2)])
+def test_weights_that_are_nan_are_not_saved(pairs, tmp_path, step, save_every):
+    run(pairs, tmp_path, epochs=1)
+    kept = {path: path.read_bytes() for path in tmp_path.glob("*.keras")}
+    with pytest.raises(FloatingPointError, match="The weights are not finite in epoch 2, at the i"):
+        run(pairs, tmp_path, At(1, step, spoil_weights), save_every=save_every)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.keras")} == kept
+
+
+# Steps
+
+
+def test_steps_end_a_run_within_an_epoch(pairs, tmp_path):
+    seen = Seen()
+    run(pairs, tmp_path, seen, epochs=None, steps=STEPS + 1)
+    assert seen.epochs == [[0, STEPS], [1, 1]]
+    again = Seen()
+    run(pairs, tmp_path, again, epochs=None, steps=STEPS + 1)
+    assert again.epochs == []
+
+
+def test_a_stop_at_the_last_step_makes_no_further_one(pairs, tmp_path):
+    press = At(1, 0, lambda model: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, tmp_path, press, epochs=None, steps=STEPS + 1)
+    seen = Seen()
+    run(pairs, tmp_path, seen, epochs=None, steps=STEPS + 1)
+    assert seen.epochs == []
+
+
+# Both phases, and what else a state holds
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"ema_momentum": 0.9, "gradient_accumulation_steps": 3, "optimizer": "sgd"},
+        {"head_learning_rate_multiple": 10.0, "global_clipnorm": 1.0, "freeze_batch_norm": True},
+    ],
+)
+def test_a_run_stopped_in_its_second_phase_gives_the_figures_of_one_that_was_not(
+    pairs, tmp_path, more
+):
+    more |= {"epochs": 1, "lovasz_epochs": 2}
+    run(pairs, tmp_path / "whole", **more)
+    phases = []
+
+    def press(model):
+        phases.append(type(model.loss).__name__)
+        if phases[-1] == "LovaszSoftmax":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="Stopped after step 2 of epoch 1"):
+        run(pairs, tmp_path / "run", At(0, 1, press), **more)
+    run(pairs, tmp_path / "run", **more)
+    for name in ("cross_entropy.csv", "lovasz.csv"):
+        found, expected = (runs.rows(tmp_path / kind / name) for kind in ("run", "whole"))
+        assert len(found) == len(expected) > 0
+        for one, other in zip(found, expected):
+            assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_a_run_that_stopped_early_is_not_gone_on_with(pairs, tmp_path):
+    def stop(model):
+        model.stop_training = True
+
+    run(pairs, tmp_path, At(0, STEPS - 1, stop))
+    seen = Seen()
+    run(pairs, tmp_path, seen)
+    assert seen.epochs == []
+    run(pairs, tmp_path, seen, epochs=EPOCHS + 1)  # unless it is to be longer
+    assert [epoch for epoch, _ in seen.epochs] == [1, 2, 3]
+
+
+def test_a_state_of_another_optimizer_is_refused(pairs, tmp_path):
+    run(pairs, tmp_path, epochs=1)
+    with pytest.raises(ValueError, match="of another model or optimizer"):
+        run(pairs, tmp_path, ema_momentum=0.9)
+
+
+def test_the_state_of_a_step_needs_a_data_set_that_can_go_on(pairs, tmp_path):
+    press = At(0, 1, lambda model: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, tmp_path, press)
+    batch = (np.zeros((2, 24, 32, 3), "uint8"), np.zeros((2, 24, 32), "uint8"))
+    with pytest.raises(ValueError, match="is of step 2 in an epoch, and `train` has no `rest`"):
+        training.fit(network(), [batch] * STEPS, [batch], tmp_path, EPOCHS)
