@@ -81,6 +81,25 @@ def test_train_names_a_wrong_argument_and_leaves_nothing(data, tmp_path, named, 
 
 
 @pytest.mark.parametrize(
+    ("named", "argument"),
+    [
+        ("gradient_accumulation_steps", ("--gradient-accumulation-steps", 0)),
+        ("head_learning_rate_multiple", ("--head-learning-rate-multiple", 0)),
+        ("global_clipnorm", ("--global-clipnorm", -1)),
+        ("ema_momentum", ("--ema-momentum", 1.5)),
+    ],
+    ids=str,
+)
+def test_what_compile_refuses_leaves_a_folder_that_the_next_try_takes(
+    data, tmp_path, named, argument
+):
+    command = ("train", "--dataset", "folder", "--data", data, "--output", tmp_path, *TRAIN)
+    code, error = call(*command, *argument)
+    assert code == 1 and named in error.splitlines()[-1], error
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
     ("named", "arguments"),
     [
         ("--epochs", ("demo", "--epochs", -1)),

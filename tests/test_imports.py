@@ -19,10 +19,10 @@ SOURCES = {
 }
 # Each may import those before it, and its own folder.
 ORDER = (
-    "version", "backend", "layers", "saving", "distribution", "losses", "schedules", "metrics",
-    "datasets", "tensors", "weights", "visualization", "inspection", "preprocessing", "foreign",
-    "backbones", "models", "presets", "pipeline", "inference", "evaluation", "report", "export",
-    "training", "benchmark", "cli", "__main__",
+    "version", "backend", "layers", "saving", "distribution", "losses", "schedules", "optimizers",
+    "metrics", "datasets", "recipes", "tensors", "weights", "visualization", "inspection",
+    "preprocessing", "foreign", "backbones", "models", "presets", "pipeline", "inference",
+    "evaluation", "report", "export", "runs", "training", "benchmark", "cli", "__main__",
 )  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from killed_run import CLASSES, EPOCHS, At, network, run
 from PIL import Image
+from small_run import EPOCHS, At, network, run, stop, write_pairs
 
 from keras_sanet import datasets, runs, training
 from keras_sanet.pipeline import make_dataset
@@ -28,29 +28,15 @@ STEPS = 4  # an epoch
 def pairs(tmp_path_factory):
     """The folder of 8 training and 2 validation pairs of 24 x 32."""
     root = tmp_path_factory.mktemp("pairs")
-    write_pairs(root)
+    write_pairs(root, 8)
     return root
 
 
 @pytest.fixture
 def own_pairs(tmp_path):
     """Such a folder, for a test that spoils it."""
-    write_pairs(tmp_path / "pairs")
+    write_pairs(tmp_path / "pairs", 8)
     return tmp_path / "pairs"
-
-
-def write_pairs(root):
-    rng = np.random.default_rng(0)
-    for split, count in (("train", 8), ("val", 2)):
-        for part in ("images", "masks"):
-            (root / part / split).mkdir(parents=True)
-        for i in range(count):
-            mask = np.repeat(rng.integers(0, CLASSES, (24, 1), dtype="uint8"), 32, axis=1)
-            mask[:, 0] = 255
-            image = 80 * (mask[..., None] % 255) + rng.integers(0, 90, (24, 32, 3))
-            Image.fromarray(image.astype("uint8")).save(root / f"images/{split}/{i}.png")
-            Image.fromarray(mask).save(root / f"masks/{split}/{i}.png")
-    (root / "classes.txt").write_text("low\nmiddle\nhigh\n", "utf-8")
 
 
 class Seen(keras.callbacks.Callback):
@@ -69,7 +55,7 @@ class Seen(keras.callbacks.Callback):
 
 def script(root, folder, *where, check=True):
     """The same run in a process that may kill itself."""
-    command = [sys.executable, Path(__file__).with_name("killed_run.py"), root, folder, *where]
+    command = [sys.executable, Path(__file__).with_name("small_run.py"), root, folder, *where]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if check and not where:
@@ -89,13 +75,6 @@ def figures(folder):
     return runs.rows(folder / "cross_entropy.csv")
 
 
-def assert_same_figures(folder, whole, tolerance=1e-4):
-    found, expected = figures(folder), figures(whole)
-    assert [row["epoch"] for row in found] == [0, 1, 2]
-    for one, other in zip(found, expected):
-        assert one == pytest.approx(other, rel=tolerance)
-
-
 # Kills
 
 
@@ -106,7 +85,7 @@ def killed(pairs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed")
     state = "cross_entropy_state.keras"
     kills = []
-    for where in (("step",), ("os.rename", state), ("open", state), ("os.rename", "entropy.csv")):
+    for where in (("kill",), ("os.rename", state), ("open", state), ("os.rename", "entropy.csv")):
         done = script(pairs, folder, *where)
         kills.append((done.returncode, runs.place(folder / state)[:2]))
     script(pairs, folder)
@@ -134,33 +113,33 @@ def test_leftovers_of_kills_are_removed(killed):
 
 @pytest.fixture(scope="module")
 def stopped(pairs, tmp_path_factory):
-    """The folder of a run with Ctrl-C in the second step of the second epoch, what was said, what
-    was seen of the run that went on, and the place in between."""
-    folder, seen = tmp_path_factory.mktemp("stopped"), Seen()
-    press = At(1, 1, lambda model: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(KeyboardInterrupt) as error:
-        run(pairs, folder, press)
+    """The folder of a run with Ctrl-C in the second step of the second epoch and of one that went
+    on with it, what was said, and the place in between."""
+    folder = tmp_path_factory.mktemp("stopped")
+    done = script(pairs, folder, "interrupt")
     place = runs.place(folder / "cross_entropy_state.keras")
-    run(pairs, folder, seen)
-    return folder, str(error.value), place, seen.epochs
+    script(pairs, folder)
+    return folder, done.stderr.splitlines()[-1], place
 
 
 def test_ctrl_c_ends_after_the_step_with_its_state(stopped):
-    folder, said, place, _ = stopped
+    _, said, place = stopped
     assert place[:2] == (1, 2)
-    assert said.startswith("Stopped after step 2 of epoch 2; ")
+    assert said.startswith("KeyboardInterrupt: Stopped after step 2 of epoch 2; ")
     assert said.endswith("_state.keras holds what the run goes on from.")
 
 
-def test_the_run_goes_on_with_the_next_step(stopped):
-    assert stopped[3] == [[1, STEPS - 2], [2, STEPS]]
+def test_a_stopped_run_gives_the_very_figures_of_one_that_was_not(stopped, whole):
+    csv = [(folder / "cross_entropy.csv").read_bytes() for folder in (stopped[0], whole)]
+    assert csv[0] == csv[1]
 
 
-def test_a_stopped_run_gives_the_figures_of_one_that_was_not(stopped, whole):
-    assert_same_figures(stopped[0], whole)
-
-
-def test_after_a_run_ctrl_c_is_pythons_again(stopped):
+def test_a_stopped_run_goes_on_with_the_next_step(pairs, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(pairs, tmp_path, At(1, 1, stop(signal.SIGINT)))
+    seen = Seen()
+    run(pairs, tmp_path, seen)
+    assert seen.epochs == [[1, STEPS - 2], [2, STEPS]]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -336,7 +315,7 @@ def spoil(root, name="images/train/3.png"):
 
 
 def test_an_image_that_breaks_in_an_epoch_is_named_and_the_run_goes_on_once_it_is_whole(
-    own_pairs, tmp_path, whole
+    own_pairs, tmp_path
 ):
     path = own_pairs / "images/train/3.png"
     good = path.read_bytes()
@@ -345,7 +324,7 @@ def test_an_image_that_breaks_in_an_epoch_is_named_and_the_run_goes_on_once_it_i
     assert runs.place(tmp_path / "run/cross_entropy_state.keras")[0] >= 1
     path.write_bytes(good)
     run(own_pairs, tmp_path / "run")
-    assert_same_figures(tmp_path / "run", whole)
+    assert [row["epoch"] for row in figures(tmp_path / "run")] == [0, 1, 2]
 
 
 def test_skipped_images_are_in_the_report(own_pairs, tmp_path, capsys):
@@ -412,7 +391,7 @@ def test_steps_end_a_run_within_an_epoch(pairs, tmp_path):
 
 
 def test_a_stop_at_the_last_step_makes_no_further_one(pairs, tmp_path):
-    press = At(1, 0, lambda model: os.kill(os.getpid(), signal.SIGINT))
+    press = At(1, 0, stop(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         run(pairs, tmp_path, press, epochs=None, steps=STEPS + 1)
     seen = Seen()
@@ -448,15 +427,17 @@ def test_a_run_stopped_in_its_second_phase_gives_the_figures_of_one_that_was_not
     for name in ("cross_entropy.csv", "lovasz.csv"):
         found, expected = (runs.rows(tmp_path / kind / name) for kind in ("run", "whole"))
         assert len(found) == len(expected) > 0
+        # TensorFlow adds in another order from run to run.
+        tolerance = 5e-3 if keras.backend.backend() == "tensorflow" else 1e-4
         for one, other in zip(found, expected):
-            assert one == pytest.approx(other, rel=1e-4)
+            assert one == pytest.approx(other, rel=tolerance)
 
 
 def test_a_run_that_stopped_early_is_not_gone_on_with(pairs, tmp_path):
-    def stop(model):
+    def stop_early(model):
         model.stop_training = True
 
-    run(pairs, tmp_path, At(0, STEPS - 1, stop))
+    run(pairs, tmp_path, At(0, STEPS - 1, stop_early))
     seen = Seen()
     run(pairs, tmp_path, seen)
     assert seen.epochs == []
@@ -471,7 +452,7 @@ def test_a_state_of_another_optimizer_is_refused(pairs, tmp_path):
 
 
 def test_the_state_of_a_step_needs_a_data_set_that_can_go_on(pairs, tmp_path):
-    press = At(0, 1, lambda model: os.kill(os.getpid(), signal.SIGINT))
+    press = At(0, 1, stop(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         run(pairs, tmp_path, press)
     batch = (np.zeros((2, 24, 32, 3), "uint8"), np.zeros((2, 24, 32), "uint8"))

@@ -589,10 +589,10 @@ SAVE = """
 import sys
 from pathlib import Path
 import keras_sanet
-from keras_sanet import saving, training
+from keras_sanet import runs, saving, training
 folder = Path(sys.argv[1])
 model = keras_sanet.SANet(3, "resnet_tiny", aggregator_filters=4, pyramid_filters=4, bins=(1, 2))
-checkpoint = training.callbacks(folder)[0]
+(checkpoint,) = (c for c in training.callbacks(folder) if isinstance(c, runs.Best))
 checkpoint.set_model(model)
 print("ready", flush=True)
 for number in range(1, 1_000_000):

@@ -1,11 +1,9 @@
 """The paper's recipe, its two phases, what a run keeps, and resuming it."""
 
-import csv
-
 import keras
 import numpy as np
 import pytest
-from PIL import Image
+from small_run import CLASSES, write_pairs
 
 import keras_sanet
 from keras_sanet import datasets, runs, training
@@ -13,7 +11,6 @@ from keras_sanet.losses import LovaszSoftmax, SegmentationLoss
 from keras_sanet.metrics import CrossEntropy, MeanIoU, PixelAccuracy
 from keras_sanet.pipeline import make_dataset
 
-CLASSES = 3
 # XLA takes longer to compile these models than to run them.
 PLAIN = {"jit_compile": False} if keras.backend.backend() == "tensorflow" else {}
 
@@ -24,25 +21,11 @@ def fcn(**kwargs):
     )
 
 
-def rows(path):
-    with open(path, newline="") as file:
-        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-
-
 @pytest.fixture(scope="module")
 def noise(tmp_path_factory):
-    """4 training and 2 validation pairs of 24 x 32, each of one class and its brightness."""
-    root, rng = tmp_path_factory.mktemp("noise"), np.random.default_rng(0)
-    for split, count in (("train", 4), ("val", 2)):
-        for part in ("images", "masks"):
-            (root / part / split).mkdir(parents=True)
-        for i in range(count):
-            mask = np.repeat(rng.integers(0, CLASSES, (24, 1), dtype="uint8"), 32, axis=1)
-            mask[:, 0] = 255
-            image = 80 * (mask[..., None] % 255) + rng.integers(0, 90, (24, 32, 3))
-            Image.fromarray(image.astype("uint8")).save(root / f"images/{split}/{i}.png")
-            Image.fromarray(mask).save(root / f"masks/{split}/{i}.png")
-    (root / "classes.txt").write_text("low\nmiddle\nhigh\n", "utf-8")
+    """4 training and 2 validation pairs of 24 x 32."""
+    root = tmp_path_factory.mktemp("noise")
+    write_pairs(root, 4)
     return datasets.load("folder", root)
 
 
@@ -172,15 +155,15 @@ def test_both_phases_leave_their_model_and_figures(both):
 
 def test_the_csv_has_a_line_an_epoch_with_every_figure(both):
     folder = both[0]
-    assert [row["epoch"] for row in rows(folder / "cross_entropy.csv")] == [0, 1, 2]
-    (row,) = rows(folder / "lovasz.csv")
+    assert [row["epoch"] for row in runs.rows(folder / "cross_entropy.csv")] == [0, 1, 2]
+    (row,) = runs.rows(folder / "lovasz.csv")
     figures = ("loss", "cross_entropy", "pixel_accuracy", "mean_iou")
     assert {*figures, *(f"val_{name}" for name in figures)} <= set(row)
     assert np.isfinite(list(row.values())).all()
 
 
 def test_the_checkpoint_kept_has_the_least_validation_cross_entropy(both, noise):
-    figures = [row["val_cross_entropy"] for row in rows(both[0] / "cross_entropy.csv")]
+    figures = [row["val_cross_entropy"] for row in runs.rows(both[0] / "cross_entropy.csv")]
     assert np.argmin(figures) < 2  # the third epoch is spoilt
     model = keras.saving.load_model(both[0] / "cross_entropy.keras", compile=False)
     training.compile(model, 1)
@@ -256,7 +239,10 @@ def test_a_resumed_run_goes_on_after_its_last_whole_epoch(resumed):
 
 
 def test_a_resumed_run_gives_the_figures_of_an_uninterrupted_one(both, resumed):
-    expected, found = rows(both[0] / "cross_entropy.csv"), rows(resumed[0] / "cross_entropy.csv")
+    expected, found = (
+        runs.rows(both[0] / "cross_entropy.csv"),
+        runs.rows(resumed[0] / "cross_entropy.csv"),
+    )
     assert [row["epoch"] for row in found] == [0, 1, 2]
     for one, other in zip(found, expected):
         assert one == pytest.approx(other, rel=1e-5)

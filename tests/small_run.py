@@ -1,7 +1,9 @@
-"""The training run of test_runs.py, and one that kills itself: `killed_run.py DATA RUN [WHERE]`.
+"""A small training run and its data; a deterministic one that stops itself:
 
-WHERE is "step", in the second step of the second epoch, or an event and the end of a path: the run
-ends when Python is about to do this to a file of that name.
+    small_run.py DATA RUN [WHERE]
+
+WHERE is "kill" or "interrupt", after the second step of the second epoch, or an event and the end
+of a path: the run is killed when Python is about to do this to a file of that name.
 """
 
 import os
@@ -9,11 +11,29 @@ import signal
 import sys
 
 import keras
+import numpy as np
+from PIL import Image
 
 from keras_sanet import FCN, backend, datasets, layers, pipeline, training
 
 CLASSES = 3
 EPOCHS = 3
+
+
+def write_pairs(root, count):
+    """Writes so many training and 2 validation pairs of 24 x 32, each of rows of one class with its
+    brightness, as a data set of the kind "folder"."""
+    rng = np.random.default_rng(0)
+    for split, number in (("train", count), ("val", 2)):
+        for part in ("images", "masks"):
+            (root / part / split).mkdir(parents=True)
+        for i in range(number):
+            mask = np.repeat(rng.integers(0, CLASSES, (24, 1), dtype="uint8"), 32, axis=1)
+            mask[:, 0] = 255
+            image = 80 * (mask[..., None] % 255) + rng.integers(0, 90, (24, 32, 3))
+            Image.fromarray(image.astype("uint8")).save(root / f"images/{split}/{i}.png")
+            Image.fromarray(mask).save(root / f"masks/{split}/{i}.png")
+    (root / "classes.txt").write_text("low\nmiddle\nhigh\n", "utf-8")
 
 
 def network():
@@ -53,8 +73,9 @@ class At(keras.callbacks.Callback):
             self.function(self.model)
 
 
-def kill(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
+def stop(number):
+    """A function that sends a signal to this process."""
+    return lambda *_: os.kill(os.getpid(), number)
 
 
 def watch(event, arguments):
@@ -68,12 +89,16 @@ def watch(event, arguments):
     else:
         return
     if event == kind and str(path).endswith(end):
-        kill()
+        stop(signal.SIGKILL)()
 
 
 if __name__ == "__main__":
     data, folder, *where = sys.argv[1:]
+    signals = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT}
+    callbacks = []
     if len(where) == 2:
         sys.addaudithook(watch)
+    elif where:
+        callbacks = [At(1, 1, stop(signals[where[0]]))]
     backend.make_deterministic()
-    run(data, folder, *([At(1, 1, kill)] if where == ["step"] else []), save_every=3)
+    run(data, folder, *callbacks, save_every=3)
