@@ -550,7 +550,13 @@ def stoppable():
     if threading.current_thread() is not threading.main_thread() or backend.process()[1] > 1:
         yield asked
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    # What is ignored stays so, as Ctrl-C by what a shell script has put into the background.
+    left_alone = (signal.SIG_IGN, None)
+    numbers = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) not in left_alone
+    ]
 
     def note(number, frame):
         asked.append(number)

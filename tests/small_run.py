@@ -94,6 +94,7 @@ def watch(event, arguments):
 
 if __name__ == "__main__":
     data, folder, *where = sys.argv[1:]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
     signals = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT}
     callbacks = []
     if len(where) == 2:

@@ -111,6 +111,14 @@ def test_leftovers_of_kills_are_removed(killed):
 # Signals
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """Ctrl-C as on a terminal, where the tests run in the background too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def stopped(pairs, tmp_path_factory):
     """The folder of a run with Ctrl-C in the second step of the second epoch and of one that went
@@ -141,6 +149,12 @@ def test_a_stopped_run_goes_on_with_the_next_step(pairs, tmp_path):
     run(pairs, tmp_path, seen)
     assert seen.epochs == [[1, STEPS - 2], [2, STEPS]]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_is_ignored_where_it_was(pairs, tmp_path):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    run(pairs, tmp_path, At(0, 1, stop(signal.SIGINT)), epochs=1)
+    assert len(figures(tmp_path)) == 1
 
 
 def test_sigterm_in_validation_ends_after_it_with_the_epochs_state(pairs, tmp_path):
