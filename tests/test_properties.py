@@ -423,7 +423,8 @@ def test_both_loaders_give_the_same_pairs_each_time(
     assert [len(images) for images, _ in found] == [
         min(batch_size, 7 - start) for start in range(0, 7, batch_size)
     ]
-    for again in [load("pillow")] + [load("tf.data")] * HAS_TENSORFLOW:
+    for loader in ["pillow"] + ["tf.data"] * HAS_TENSORFLOW:
+        again = load(loader)
         for one, other in zip(found, again, strict=True):
             assert all(np.array_equal(a, b) for a, b in zip(one, other))
 
