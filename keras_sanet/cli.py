@@ -35,7 +35,7 @@ from keras_sanet import (
     weights,
 )
 from keras_sanet.benchmark import Benchmark
-from keras_sanet.datasets.files import UnreadableError, by_number, find_images, frames, open_image
+from keras_sanet.datasets.files import UNREADABLE, by_number, find_images, frames, open_image
 from keras_sanet.export import FORMATS, PRECISIONS
 from keras_sanet.export import export as export_model
 from keras_sanet.inspection import Inspection
@@ -125,13 +125,6 @@ def demo(options):
         options.lovasz_epochs,
         learning_rate=3e-3,
         lovasz_learning_rate=1e-3,
-        arguments={
-            "dataset": "scenes",
-            "crop": (144, 192),
-            "epochs": options.epochs,
-            "lovasz_epochs": options.lovasz_epochs,
-            "learning_rate": 3e-3,
-        },
         verbose=_verbosity(),
     )
     _finish(model, dataset, output, (1.0,))
@@ -238,7 +231,7 @@ def _finish_train(model, dataset, options):
 def _opens(dataset, sample):
     try:
         dataset.open(sample)
-    except (OSError, UnreadableError):
+    except UNREADABLE:
         return False
     return True
 

@@ -492,12 +492,7 @@ class State(keras.callbacks.Callback):
             save_state(self.model, self._path, epoch, step)
 
     def _stop(self, where):
-        if self._asked:
-            said = f"Stopped after {where}; {self._path} holds what the run goes on from."
-            if self._asked[0] == signal.SIGTERM:
-                print(said, file=sys.stderr)
-                raise SystemExit(128 + signal.SIGTERM)
-            raise KeyboardInterrupt(said)
+        stop(self._asked, f"Stopped after {where}; {self._path} holds what the run goes on from.")
 
 
 class Skipped(keras.callbacks.Callback):
@@ -537,6 +532,15 @@ class StopAt(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         if self._before + batch + 1 >= self._steps:
             self.model.stop_training = True
+
+
+def stop(asked, said):
+    """Ends the run as the signal asks that `stoppable` has noted, if there is one."""
+    if asked and asked[0] == signal.SIGTERM:
+        print(said, file=sys.stderr)
+        raise SystemExit(128 + signal.SIGTERM)
+    if asked:
+        raise KeyboardInterrupt(said)
 
 
 @contextlib.contextmanager

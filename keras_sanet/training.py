@@ -256,8 +256,7 @@ def fit(
                     ],
                     verbose=verbose,
                 )
-                if asked:
-                    raise KeyboardInterrupt(f"Stopped; {folder} holds what the run goes on from.")
+                runs.stop(asked, f"Stopped; {folder} holds what the run goes on from.")
                 if model.stop_training:
                     if distribution.is_chief():
                         runs.end(folder / f"{phase}_state.keras", count)

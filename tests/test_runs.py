@@ -181,6 +181,7 @@ def test_a_second_ctrl_c_stops_at_once(pairs, tmp_path):
 
 
 def test_a_second_run_into_a_folder_is_refused(pairs, tmp_path):
+    pytest.importorskip("fcntl", reason="Windows locks by another module")
     hold = (
         "import fcntl, sys, time\n"
         "file = open(sys.argv[1], 'w'); file.write('process 7 on moon'); file.flush()\n"

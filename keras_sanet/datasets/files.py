@@ -29,6 +29,9 @@ class UnreadableError(ValueError):
     """A file that can't be decoded."""
 
 
+UNREADABLE = (OSError, UnreadableError)  # errors of files that are gone or broken, no more
+
+
 @dataclasses.dataclass(frozen=True)
 class Frame:
     """One of many pictures in a file; a subclass opens it.

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from keras_sanet import backend
-from keras_sanet.datasets.files import VOID, UnreadableError
+from keras_sanet.datasets.files import UNREADABLE, VOID
 from keras_sanet.pipeline.pillow import PillowDataset, augment
 from keras_sanet.pipeline.sampling import Augmentation, order
 
@@ -101,7 +101,7 @@ class Plan:
         """Keeps the error of a sample; raises it where it does not mean a file to be left out."""
         self.errors[str(sample.image)] = error
         count = len(self.errors)
-        if self.on_bad_image == "skip" and isinstance(error, (UnreadableError, OSError)):
+        if self.on_bad_image == "skip" and isinstance(error, UNREADABLE):
             if count <= max(1, len(self.samples) // 10) and count < len(self.samples):
                 return
             error = OSError(
