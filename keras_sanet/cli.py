@@ -1,11 +1,12 @@
 """The command line, `keras-sanet`: demo, train, evaluate, compare, predict, convert, export,
-benchmark, inspect, save-preset, datasets, presets, recipes."""
+benchmark, ablate, inspect, save-preset, datasets, presets, recipes."""
 
 import argparse
 import ast
 import collections
 import contextlib
 import glob
+import itertools
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 from rich.progress import track
 
 from keras_sanet import (
+    ablation,
     backbones,
     backend,
     datasets,
@@ -52,6 +54,7 @@ _RECIPE = (
     "recipe", "dataset", "preset", "weights", *_AUGMENTATION, "batch_size", "epochs", "steps",
     "lovasz_epochs", "learning_rate", *_COMPILE, "precision", "seed",
 )  # fmt: skip
+_PROTOCOL = list(ablation.PROTOCOLS["scenes"])  # options of `ablate`
 _MODELS = {name.lower(): builder for name, builder in presets.BUILDERS.items()}
 _MODEL_DEFAULTS = {"model": "sanet", "backbone": "resnext50", "aggregator_filters": 256}
 
@@ -413,6 +416,50 @@ def benchmark(options):
     print(Benchmark(model, tuple(options.size), options.batch_size, options.rounds))
 
 
+def ablate(options):
+    """Tests the paper's claims: trains the rows of its tables and of some more with several seeds.
+
+    All rows of a data set share one recipe, which the folder keeps. A row that is trained stays, so
+    that the same command goes on after a stop, more experiments share rows with those before, and
+    several processes, started with the same command, share the work. Writes results.json and, of
+    each experiment, a table (.md), the differences from its first row and the curves (.png).
+    """
+    folder = Path(options.output or f"ablation/{options.dataset}")
+    changes = {name: getattr(options, name) for name in _PROTOCOL}
+    changes = {name: list(v) if isinstance(v, tuple) else v for name, v in changes.items()}
+    for name in ("weights", "other_weights"):
+        if changes[name] not in (None, "imagenet"):
+            changes[name] = str(Path(changes[name]).resolve())
+    protocol = ablation.protocol(options.dataset, folder, **changes)
+    left = []
+    if not options.report:
+        dataset = _load_dataset(options)
+        rows = ablation.rows_of(options.experiments, protocol)
+        runs = list(itertools.product(range(options.seeds), rows))
+        for number, (seed, row) in enumerate(runs, start=1):
+            print(
+                f"{number}/{len(runs)} {ablation.ROWS[row][0]}, seed {seed}: ", end="", flush=True
+            )
+            start = time.monotonic()
+            try:
+                figures = ablation.train(dataset, row, seed, protocol, folder)
+            except FileExistsError:
+                left.append(row)
+                print("another process is at it", flush=True)
+            else:
+                took = _duration(time.monotonic() - start)
+                print(f"mean IoU {100 * figures['mean_iou']:.2f} %, {took}", flush=True)
+    results = ablation.Results.load(folder)
+    results.save(folder / "results.json")
+    for experiment in options.experiments:
+        print(f"\n{results.write_table(folder, experiment)}", flush=True)
+    for experiment in options.experiments:
+        results.write_plots(folder, experiment)
+    if left:
+        print(f"{len(left)} runs are other processes': report again when they are done (--report).")
+    print(f"Results:   {folder.resolve()}")
+
+
 def inspect(options):
     """Checks a data set before training: labels, sizes, shares of the classes, duplicates.
 
@@ -595,10 +642,7 @@ def _machine():
 
 
 def _load_model(preset):
-    model = presets.from_preset(preset)
-    if isinstance(model.output, dict):
-        model = keras.Model(model.input, model.output["logits"])
-    return model
+    return models.without_auxiliary(presets.from_preset(preset))
 
 
 def _new_folder(path):
@@ -649,6 +693,10 @@ def _read_json(path, *keys):
     if not all(isinstance(part, dict) for part in parts):
         raise ValueError(f"{path} is damaged: it must hold a dict of {keys or 'figures'}.")
     return found
+
+
+def _flag(name):
+    return f"--{name.replace('_', '-')}"
 
 
 def _count(text):
@@ -879,6 +927,36 @@ def _parser(recipe=None):
     sub.add_argument("--size", **size, default=(233, 233), help="of the images, in pixels")
     sub.add_argument("--batch-size", type=int, default=2, help="images a step")
     sub.add_argument("--rounds", type=int, default=5, help="timed runs of each step")
+
+    sub = command(ablate)
+    titles = "; ".join(f"{name}: {title}" for name, (title, _) in ablation.EXPERIMENTS.items())
+    sub.add_argument(
+        "experiments", nargs="+", choices=ablation.EXPERIMENTS, metavar="EXPERIMENT", help=titles
+    )
+    _add_data(sub, required=False)
+    sub.set_defaults(dataset="scenes")
+    sub.add_argument("--output", help="folder, new or to go on with [ablation/DATASET]")
+    sub.add_argument(
+        "--seeds", type=_count, default=3, help="trainings of each row, seeds 0, 1, .."
+    )
+    sub.add_argument(
+        "--report", action="store_true", help="train nothing; tables and plots of what is there"
+    )
+    shared = sub.add_argument_group(
+        "protocol", "what all rows share; that of the data set if absent"
+    )
+    for name in ("backbone", "other_backbone"):
+        shared.add_argument(_flag(name), choices=backbones.names())
+    for name in ("weights", "other_weights"):
+        shared.add_argument(_flag(name), help='"imagenet", or the file of a checkpoint')
+    shared.add_argument("--filters", type=int, help="channels c' of the aggregator")
+    shared.add_argument("--head-filters", type=int, help="of the 3x3 before the classifier")
+    for name in ("image_scale", "learning_rate", "head_learning_rate_multiple"):
+        shared.add_argument(_flag(name), type=_positive)
+    for name in ("batch_size", "val_batch_size", "epochs"):
+        shared.add_argument(_flag(name), type=int)
+    shared.add_argument("--crop", **size)
+    shared.add_argument("--scale-range", **limits)
 
     sub = command(inspect)
     sub.add_argument("dataset", choices=datasets.names(), help="kind of data set")

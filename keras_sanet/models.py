@@ -25,6 +25,9 @@ def SANet(
     aggregator_filters=256,
     aggregator_dilation_rate=2,
     taps=None,
+    normalize_taps=False,
+    grid=None,
+    aggregator=None,
     fusion="concatenate",
     bins=(1, 2, 3, 4, 6),
     pyramid_filters=512,
@@ -48,6 +51,11 @@ def SANet(
         aggregator_dilation_rate: dilation of both its convolutions, in cells.
         taps: names of the maps that are aggregated, in the order they are read; None for all that
             the backbone has ("s0", "s1", "s2", "s3", "s4"), fine to coarse.
+        normalize_taps: whether a batch norm follows each adapter (the paper has none).
+        grid: the tap on whose grid all maps are aggregated and parsed; None for the last one's, as
+            in the paper. "s1" is 1/4 of the image, at four times the cost.
+        aggregator: a layer, or any function of Keras tensors, from the list of adapted maps to one
+            map, in place of `ConvLSTMAggregator(aggregator_filters, aggregator_dilation_rate)`.
         fusion: how the aggregated map y joins the last tap: "concatenate", "add" (y is first taken
             to the tap's channels by a 1x1), or "aggregated" (y alone).
         bins: cells a side of the pooled grids; None for no pyramid (Figure 3).
@@ -69,14 +77,26 @@ def SANet(
         )
     if taps is not None and (isinstance(taps, str) or len(taps) == 0):
         raise ValueError(f"`taps` must be a list of names, one at least. Received: taps={taps!r}.")
+    if aggregator is None:
+        aggregator = ConvLSTMAggregator(
+            aggregator_filters, dilation_rate=aggregator_dilation_rate, name="aggregator"
+        )
+    elif not callable(aggregator):
+        raise ValueError(
+            "`aggregator` must be a layer or a function from a list of maps to a map. "
+            f"Received: aggregator={aggregator!r}."
+        )
     image, features, last = _features(backbone, backbone_weights, input_shape)
+    target = _tap(features, grid or list(features)[-1])
     maps = [
-        FeatureAdapter(aggregator_filters, name=f"adapter_{tap}")(_tap(features, tap), target=last)
+        FeatureAdapter(aggregator_filters, normalize_taps, name=f"adapter_{tap}")(
+            _tap(features, tap), target=target
+        )
         for tap in taps or features
     ]  # Eq. 1
-    y = ConvLSTMAggregator(
-        aggregator_filters, dilation_rate=aggregator_dilation_rate, name="aggregator"
-    )(maps)  # Eqs 2-8
+    y = aggregator(maps)  # Eqs 2-8
+    if grid is not None:
+        last = FeatureAdapter(name=f"grid_{grid}")(last, target=target)
     if fusion == "concatenate":
         y = layers.Concatenate(name="fusion")([last, y])
     elif fusion == "add":
@@ -130,8 +150,8 @@ def FCN(
         skip: a tap that is resized and concatenated to the map before the classifier, or None.
         auxiliary: a tap that gets a 1x1 classifier of its own, or None. The model then returns
             the dict {"logits": ..., "auxiliary": ...}; train it with one loss each (PSPNet weighs
-            the auxiliary one 0.4), and take `keras.Model(model.input, model.output["logits"])`
-            to predict.
+            the auxiliary one 0.4; `training.fit` does), and take `without_auxiliary(model)` to
+            predict.
         filters: channels of the 3x3 convolution.
         Others: as for `SANet`.
 
@@ -178,13 +198,21 @@ def describe(model):
         pyramid = found["pyramid_pooling"]
         arguments["bins"] = list(pyramid.bins) if pyramid.bins else None
         arguments["pyramid_filters"] = pyramid.filters
-        if "aggregator" not in found:
+        if not any(name.startswith("adapter_") for name in found):
             return "PSPNet", arguments
-        aggregator = found["aggregator"]
+        aggregator = found.get("aggregator")
+        if not isinstance(aggregator, ConvLSTMAggregator):
+            raise ValueError(
+                f"The model {model.name!r} has an `aggregator` of its own, so it can't be told by "
+                "the arguments of `SANet`. Save it as .keras."
+            )
         arguments["aggregator_filters"] = aggregator.filters
         arguments["aggregator_dilation_rate"] = aggregator.dilation_rate
         adapted = [tensor._keras_history.operation.name for tensor in aggregator.input]
         arguments["taps"] = [name.removeprefix("adapter_") for name in adapted]
+        arguments["normalize_taps"] = found[adapted[0]].normalize
+        grids = [name for name in found if name.startswith("grid_")]
+        arguments["grid"] = grids[0].removeprefix("grid_") if grids else None
         arguments["fusion"] = "concatenate" if "fusion" in found else "aggregated"
         if "fusion_conv" in found:
             arguments["fusion"] = "add"
@@ -197,6 +225,13 @@ def describe(model):
         index = found["auxiliary_classifier"].input._keras_history.tensor_index
         arguments["auxiliary"] = sorted(found["backbone"].output)[index]  # as Keras flattens a dict
     return "FCN", arguments
+
+
+def without_auxiliary(model):
+    """The model that predicts: without the auxiliary output that an `FCN` is trained with."""
+    if not isinstance(model.output, dict):
+        return model
+    return keras.Model(model.input, model.output["logits"], name=model.name)
 
 
 def with_classes(model, num_classes=None, class_names=None, palette=None):

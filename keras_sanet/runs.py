@@ -39,7 +39,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sanet import backend, distribution
+from keras_sanet import backend, distribution, models
 from keras_sanet.metrics import assign_sum
 from keras_sanet.optimizers import averaged_weights
 from keras_sanet.saving import remove, replacing
@@ -338,7 +338,8 @@ def rows(path, epochs=None):
 
 
 class Best(keras.callbacks.ModelCheckpoint):
-    """The best model of a phase. Its file is the old one or the new one whenever the run is killed.
+    """The best model of a phase, without an auxiliary output. Its file is the old or the new one
+    whenever the run is killed.
 
     Args: path, of the file. log, the phase's CSV, whose best value is to be passed. monitor, mode:
         of `keras.callbacks.ModelCheckpoint`.
@@ -348,13 +349,17 @@ class Best(keras.callbacks.ModelCheckpoint):
         super().__init__(path, monitor=monitor, mode=mode, save_best_only=True)
         self._log = log
 
+    def set_model(self, model):
+        self._trained = model
+        super().set_model(models.without_auxiliary(model))
+
     def on_epoch_begin(self, epoch, logs=None):
         known = [row[self.monitor] for row in rows(self._log, epoch) if self.monitor in row]
         best = min if self.mode == "min" else max
         self.best = best((value for value in known if not math.isnan(value)), default=None)
 
     def on_epoch_end(self, epoch, logs=None):
-        with averaged_weights(self.model):  # in all processes, for they share the weights
+        with averaged_weights(self._trained):  # in all processes, for they share the weights
             if distribution.is_chief() and not math.isnan((logs or {}).get(self.monitor, 0)):
                 self._save_whole(epoch, logs)
 
@@ -366,6 +371,17 @@ class Best(keras.callbacks.ModelCheckpoint):
                 super().on_epoch_end(epoch, logs)
         finally:
             self.filepath = path
+
+
+class OfLogits(keras.callbacks.Callback):
+    """Names the figures of a model with several outputs as those of a model with logits alone, for
+    the callbacks that follow: "val_logits_mean_iou" is "val_mean_iou"."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        for name in [name for name in logs or () if "logits_" in name]:
+            plain = name.replace("logits_", "")
+            if plain not in logs:  # "loss" is of all outputs
+                logs[plain] = logs.pop(name)
 
 
 class Log(keras.callbacks.Callback):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import keras
 
-from keras_sanet import distribution, runs
+from keras_sanet import distribution, models, runs
 from keras_sanet.losses import LovaszSoftmax, SegmentationLoss
-from keras_sanet.metrics import CrossEntropy, MeanIoU, PixelAccuracy
+from keras_sanet.metrics import CrossEntropy, MeanAccuracy, MeanIoU, PixelAccuracy
 from keras_sanet.optimizers import SGD, AdamW, AveragedValidation
 from keras_sanet.schedules import poly_decay
 
@@ -86,6 +86,7 @@ def compile(
     metrics = [
         CrossEntropy(ignore_class),
         PixelAccuracy(num_classes, ignore_class=ignore_class),
+        MeanAccuracy(num_classes, ignore_class=ignore_class),
         MeanIoU(num_classes, ignore_class=ignore_class, class_names=logits.class_names),
     ]
     if isinstance(model.output, dict):
@@ -145,7 +146,7 @@ def callbacks(folder, phase="cross_entropy", train=None, save_every=None, asked=
     folder.mkdir(parents=True, exist_ok=True)
     log, finite = folder / f"{phase}.csv", runs.Finite(train, folder)
     best = runs.Best(folder / f"{phase}.keras", log, *PHASES[phase])
-    kept = [AveragedValidation(), finite, best]
+    kept = [runs.OfLogits(), AveragedValidation(), finite, best]
     if distribution.is_chief():
         kept.append(runs.Log(log))
     kept.append(runs.State(folder / f"{phase}_state.keras", train, finite, save_every, asked))
@@ -185,8 +186,10 @@ def fit(
     that nothing happened to.
 
     Args:
-        model: a model with one output; it is compiled here.
-        train, validation: from `pipeline.make_dataset`.
+        model: images to logits, or to {"logits", "auxiliary"}; it is compiled here. The auxiliary
+            output takes part in the first phase's training alone.
+        train, validation: from `pipeline.make_dataset`; others give targets by output themselves,
+            where there are two.
         folder: see `runs`.
         epochs, lovasz_epochs: of the two phases; 0 leaves a phase out.
         learning_rate: of the first phase. lovasz_learning_rate: of the second; a tenth of it if
@@ -197,7 +200,7 @@ def fit(
         arguments: dict that config.json keeps, instead of those given here.
         kwargs: for `compile`.
 
-    Returns: the best model of the last phase, not compiled.
+    Returns: the best model of the last phase, images to logits, not compiled.
 
     Raises:
         FileExistsError where another process trains into the folder.
@@ -205,11 +208,6 @@ def fit(
         FloatingPointError that names the images of the step, where the loss is not finite.
         KeyboardInterrupt, SystemExit after the state was written.
     """
-    if isinstance(model.output, dict):
-        raise ValueError(
-            "`training.fit` trains a model with one output. With an auxiliary output, call "
-            "`training.compile` and `model.fit` with targets {'logits': masks, 'auxiliary': masks}."
-        )
     if validation is None:
         raise ValueError("`validation` must be given: it chooses the best model.")
     if (epochs is None) == (steps is None):
@@ -233,18 +231,19 @@ def fit(
     ]
     phases = [phase for phase in phases if phase[1]]
     if not phases:
-        return model
+        return models.without_auxiliary(model)
     loaders, folder = {"train": train, "validation": validation}, Path(folder)
     skipped = folder / "skipped.txt"
     with runs.locked(folder), runs.stoppable() as asked, _causes(loaders.values()):
         for phase, count, rate in phases:
+            given, validated = (_for_outputs(model, data) for data in loaders.values())
             compile(model, count, rate, loss=phase, **kwargs)
             runs.write_config(folder, arguments, loaders)
-            for data, first, last in _parts(train, folder, phase, count):
+            for data, first, last in _parts(given, folder, phase, count):
                 distribution.wait()
                 model.fit(
                     data,
-                    validation_data=validation,
+                    validation_data=validated,
                     initial_epoch=first,
                     epochs=last,
                     shuffle=False,  # the data set shuffles
@@ -273,6 +272,13 @@ def fit(
         count = len(skipped.read_text("utf-8").splitlines())
         print(f"{count} images could not be read and did not count: {skipped}")
     return model
+
+
+def _for_outputs(model, data):
+    """The data set with targets for each of a model's outputs, where it has several."""
+    if isinstance(model.output, dict) and hasattr(data, "for_outputs"):
+        return data.for_outputs(model.output)
+    return data
 
 
 def _parts(train, folder, phase, steps):

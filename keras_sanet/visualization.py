@@ -178,6 +178,52 @@ def plot_training_curves(logs, figure="val_mean_iou", ax=None):
     return ax
 
 
+def plot_bands(curves, ylabel, ax=None):
+    """Curves over the epochs of repeated trainings, each with its interval.
+
+    Args:
+        curves: dict from a label to (mean, low, high), a number an epoch each; NaN limits for none.
+        ylabel: what they show.
+        ax: matplotlib `Axes` to draw on; new ones if None.
+
+    Returns: the `Axes`; x is the epoch, from 1.
+    """
+    if ax is None:
+        ax = _pyplot().subplots(layout="constrained")[1]
+    for label, (mean, low, high) in curves.items():
+        epochs = range(1, len(mean) + 1)
+        (line,) = ax.plot(epochs, mean, marker=".", label=label)
+        ax.fill_between(epochs, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
+    ax.set(xlabel="epoch", ylabel=ylabel)
+    ax.locator_params(axis="x", integer=True)
+    ax.grid(alpha=0.3)
+    ax.legend()
+    return ax
+
+
+def plot_intervals(differences, xlabel, ax=None):
+    """A dot and its interval in each line, beside 0.
+
+    Args:
+        differences: dict from a label to (mean, low, high); NaN limits for none.
+        xlabel: what they show.
+        ax: matplotlib `Axes` to draw on; new ones, high enough, if None.
+
+    Returns: the `Axes`.
+    """
+    if ax is None:
+        size = (6.4, 1.0 + 0.32 * len(differences))
+        ax = _pyplot().subplots(figsize=size, layout="constrained")[1]
+    for line, (mean, low, high) in enumerate(differences.values()):
+        ax.plot([low, high], [line, line], color="tab:blue", linewidth=2)
+        ax.plot([mean], [line], "o", color="tab:blue")
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set(xlabel=xlabel, ylim=(len(differences) - 0.5, -0.5))
+    ax.set_yticks(range(len(differences)), list(differences))
+    ax.grid(alpha=0.3, axis="x")
+    return ax
+
+
 def plot_confusion_matrix(confusion, class_names, ax=None):
     """What the pixels of each class were taken for.
 
@@ -299,6 +345,12 @@ def plot_gates(model, image):
         drawn = [ax.imshow(values, vmin=least, vmax=most) for ax, values in zip(row, maps)]
         figure.colorbar(drawn[0], ax=row.tolist())
     return figure
+
+
+def save_plot(ax, path):
+    """Writes the figure that matplotlib `Axes` are on, and closes it."""
+    ax.figure.savefig(path, dpi=100)
+    _pyplot().close(ax.figure)
 
 
 def _pyplot():

@@ -22,7 +22,8 @@ ORDER = (
     "version", "backend", "layers", "saving", "distribution", "losses", "schedules", "optimizers",
     "metrics", "datasets", "recipes", "tensors", "weights", "visualization", "inspection",
     "preprocessing", "foreign", "backbones", "models", "presets", "pipeline", "inference",
-    "evaluation", "report", "export", "runs", "training", "benchmark", "cli", "__main__",
+    "evaluation", "report", "export", "runs", "training", "benchmark", "ablation", "cli",
+    "__main__",
 )  # fmt: skip
 
 

@@ -21,6 +21,12 @@ CASES = {
         True,
         6,
     ),
+    "FeatureAdapter with batch norm": (
+        lambda: FeatureAdapter(6, normalize=True),
+        lambda layer, x, t: layer(x, t),
+        True,
+        6,
+    ),
     "ConvLSTMAggregator": (
         lambda: ConvLSTMAggregator(3, 5, dilation_rate=3, recurrent_dilation_rate=1),
         lambda layer, x, t: layer([x, -x]),
@@ -157,6 +163,17 @@ def test_adapter_without_filters_leaves_channels_and_has_no_weights(rng):
     y = layer(normal(rng, 1, 4, 4, 3), normal(rng, 1, 2, 5, 7))
     assert tuple(y.shape) == (1, 2, 5, 3)
     assert layer.weights == []
+
+
+def test_a_normalizing_adapter_ends_with_a_batch_norm(rng):
+    layer, x, target = (
+        FeatureAdapter(normalize=True),
+        normal(rng, 2, 4, 5, 3),
+        np.zeros((2, 4, 5, 1)),
+    )
+    y = to_numpy(layer(x, target.astype("float32"), training=True))
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    np.testing.assert_allclose(y, (x - mean) / np.sqrt(variance + 1e-5), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("filters", [0, -2, 1.5, "8", True])

@@ -164,6 +164,28 @@ def test_figure_3_without_a_pyramid_fuses_the_map_alone():
     assert fusing_channels(sanet(bins=None)) == 128 + 4
 
 
+def test_the_grid_of_a_tap_is_that_of_the_aggregator_and_of_all_after_it(compiled, rng):
+    model = sanet(input_shape=(32, 48, 3), grid="s1")
+    # 1/4 of the image instead of 1/8.
+    assert model.get_layer("aggregator").output.shape[1:3] == (8, 12)
+    assert model.get_layer("classifier").output.shape[1:3] == (8, 12)
+    assert compiled(model)(random_image(rng, 32, 48)).shape == (1, 32, 48, CLASSES)
+
+
+def test_an_aggregator_of_ones_own_reads_the_adapted_maps():
+    model = sanet(aggregator=keras.layers.Average(name="mean"))
+    maps = [tensor._keras_history.operation.name for tensor in model.get_layer("mean").input]
+    assert maps == [f"adapter_s{i}" for i in range(5)]
+    assert fusing_channels(model) == 128 + 4 + 2 * 4
+
+
+def test_without_auxiliary_gives_the_logits_of_the_same_weights():
+    model = MODELS["FCN with all"]()
+    alone = models.without_auxiliary(model)
+    assert alone.output is model.output["logits"]
+    assert models.without_auxiliary(alone) is alone
+
+
 @pytest.mark.parametrize("taps", [("s1", "s4"), ("s4", "s1", "s0")])
 def test_taps_are_read_in_the_order_given(taps):
     model = sanet(taps=taps)
@@ -209,6 +231,8 @@ def test_taps_must_be_a_list_of_one_name_at_least(taps):
     [
         ({"fusion": "sum"}, '`fusion` must be "concatenate", "add".*fusion=\'sum\''),
         ({"taps": ("s1", "s9")}, "Unknown tap 's9'. The backbone has: s0, s1, s2, s3, s4"),
+        ({"grid": "s9"}, "Unknown tap 's9'. The backbone has: s0, s1, s2, s3, s4"),
+        ({"aggregator": "sum"}, "`aggregator` must be a layer or a function.*aggregator='sum'"),
         ({"num_classes": 0}, "`num_classes` must be a positive integer.*num_classes=0"),
         ({"class_names": ["road"]}, "`class_names` must have one entry a class, 3.*1 entries"),
         ({"palette": [[0, 0, 0]]}, "`palette` must have one entry a class, 3.*1 entries"),

@@ -84,11 +84,12 @@ def edit(folder, **changes):
             },
         ),
         (SANet, {"fusion": "aggregated", "dropout": 0.4, **SIZE}),
+        (SANet, {"grid": "s1", "normalize_taps": True, **SIZE}),
         (PSPNet, {"bins": [2], "pyramid_filters": 4}),
         (FCN, {"filters": 4, "skip": "s1", "auxiliary": "s3"}),
         (FCN, {"filters": 4}),
     ],
-    ids=["sanet", "sanet_aggregated", "pspnet", "fcn_skip_auxiliary", "fcn"],
+    ids=["sanet", "sanet_aggregated", "sanet_grid", "pspnet", "fcn_skip_auxiliary", "fcn"],
 )
 def test_a_model_from_a_file_says_how_it_was_built(builder, arguments, tmp_path):
     builder(2, "resnet_tiny", **arguments).save(tmp_path / "model.keras")
@@ -104,6 +105,12 @@ def test_a_model_from_a_file_says_how_it_was_built(builder, arguments, tmp_path)
 def test_every_backbone_is_known_by_its_layers(variant):
     expected = {"variant": variant, "input_shape": [None, None, 3], "output_stride": 16}
     assert backbones.describe(backbones.build(variant, output_stride=16)) == expected
+
+
+def test_an_aggregator_of_ones_own_is_not_described():
+    model = SANet(2, "resnet_tiny", aggregator=keras.layers.Average(name="mean"), **SIZE)
+    with pytest.raises(ValueError, match="'sanet' has an `aggregator` of its own"):
+        models.describe(model)
 
 
 def test_a_model_of_other_layers_is_not_described():

@@ -61,7 +61,7 @@ def test_compile_sets_the_poly_decay(compiled):
 def test_compile_hands_on_the_ignored_class_and_the_class_names(compiled):
     assert compiled.loss.ignore_class == 7
     metrics = {metric.name: metric for metric in compiled._compile_metrics._user_metrics}
-    assert list(metrics) == ["cross_entropy", "pixel_accuracy", "mean_iou"]
+    assert list(metrics) == ["cross_entropy", "pixel_accuracy", "mean_accuracy", "mean_iou"]
     assert {metric.ignore_class for metric in metrics.values()} == {7}
     assert metrics["mean_iou"].class_names == ["low", "middle", "high"]
 
@@ -298,9 +298,39 @@ def test_plain_compile_and_fit_take_the_losses_and_metrics(rng):
     assert history["loss"][-1] < history["loss"][0]
 
 
-def test_fit_refuses_a_model_with_an_auxiliary_output_and_says_what_to_do(noise, tmp_path):
-    with pytest.raises(ValueError, match="targets {'logits': masks, 'auxiliary': masks}"):
-        training.fit(fcn(auxiliary="s3"), *loaders(noise), tmp_path, epochs=1)
+@pytest.fixture(scope="module")
+def with_auxiliary(noise, tmp_path_factory):
+    """A run of both phases of a model with an auxiliary output: its folder, and what `fit` gave."""
+    folder = tmp_path_factory.mktemp("auxiliary")
+    model, steps = fcn(auxiliary="s3"), {"learning_rate": 1e-3, "verbose": 0, **PLAIN}
+    return folder, training.fit(model, *loaders(noise), folder, 2, 1, **steps)
+
+
+def test_fit_gives_an_auxiliary_fcn_by_its_logits(with_auxiliary):
+    assert not isinstance(with_auxiliary[1].output, dict)
+
+
+def test_the_figures_of_an_auxiliary_fcn_have_the_names_of_any_run(with_auxiliary):
+    rows = runs.rows(with_auxiliary[0] / "cross_entropy.csv")
+    figures = {"cross_entropy", "pixel_accuracy", "mean_accuracy", "mean_iou"}
+    assert figures | {f"val_{name}" for name in figures} <= rows[0].keys()
+    # The loss of all outputs; the auxiliary one weighs 0.4.
+    parts = rows[0]["logits_loss"] + 0.4 * rows[0]["auxiliary_loss"]
+    assert rows[0]["loss"] == pytest.approx(parts, rel=1e-5)
+
+
+def test_the_second_phase_trains_without_the_auxiliary_loss(with_auxiliary):
+    (row,) = runs.rows(with_auxiliary[0] / "lovasz.csv")
+    assert "auxiliary_loss" not in row and 0 <= row["val_mean_iou"] <= 1
+
+
+def test_an_auxiliary_run_goes_on_where_it_was(noise, tmp_path):
+    steps, log = {"learning_rate": 1e-3, "verbose": 0, **PLAIN}, tmp_path / "cross_entropy.csv"
+    training.fit(fcn(auxiliary="s3"), *loaders(noise), tmp_path, 1, **steps)
+    (first,) = runs.rows(log)
+    training.fit(fcn(auxiliary="s3"), *loaders(noise), tmp_path, 2, **steps)
+    before, row = runs.rows(log)
+    assert before == first and row["epoch"] == 1 and "val_auxiliary_loss" in row
 
 
 def test_the_auxiliary_fcn_trains_with_a_dict_of_targets(rng):

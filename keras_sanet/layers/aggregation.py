@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_sanet.layers.convolution import convolve
+from keras_sanet.layers.normalization import BatchNormalization
 from keras_sanet.layers.resizing import resize
 
 
@@ -18,6 +19,7 @@ class FeatureAdapter(keras.layers.Layer):
 
     Args:
         filters: channels c' of the result; None leaves the channels as they are (psi alone).
+        normalize: whether a batch norm follows, which the paper does not have.
 
     Call arguments:
         inputs: (batch, height, width, channels).
@@ -30,29 +32,33 @@ class FeatureAdapter(keras.layers.Layer):
     Reference: section III-A, Eq. 1.
     """
 
-    def __init__(self, filters=None, **kwargs):
+    def __init__(self, filters=None, normalize=False, **kwargs):
         super().__init__(**kwargs)
         if filters is not None:
             _check_positive_integer("filters", filters)
         self.filters = filters
+        self.normalize = normalize
+        self.norm = BatchNormalization(name="norm", dtype=self.dtype_policy) if normalize else None
 
     def build(self, inputs_shape, target_shape=None):
         if self.filters is not None:
             self.kernel = self.add_weight(
                 (1, 1, inputs_shape[-1], self.filters), "glorot_uniform", name="kernel"
             )
+        if self.norm:
+            self.norm.build((*inputs_shape[:3], self.filters or inputs_shape[-1]))
 
-    def call(self, inputs, target):
+    def call(self, inputs, target, training=None):
         x = resize(inputs, ops.shape(target)[1:3])
         if self.filters is not None:
             x = convolve(x, self.kernel)
-        return x
+        return self.norm(x, training=training) if self.norm else x
 
     def compute_output_shape(self, inputs_shape, target_shape):
         return (*inputs_shape[:1], *target_shape[1:3], self.filters or inputs_shape[-1])
 
     def get_config(self):
-        return {**super().get_config(), "filters": self.filters}
+        return {**super().get_config(), "filters": self.filters, "normalize": self.normalize}
 
 
 @keras.saving.register_keras_serializable(package="keras_sanet")

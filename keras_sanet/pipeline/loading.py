@@ -33,6 +33,7 @@ class Plan:
     process: int = 0
     processes: int = 1
     sizes: list = ()  # (height, width) of each image
+    outputs: tuple = ()  # of a model with several, each of which gets the mask
     skip: int = 0  # batches left out at the beginning of an epoch
     errors: dict = dataclasses.field(default_factory=dict)  # name of an image -> its error
     raised: list = dataclasses.field(default_factory=list)
@@ -82,6 +83,14 @@ class Plan:
     def rest(self, batches):
         """The plan of an epoch's rest, after so many of its batches."""
         return dataclasses.replace(self, skip=batches)
+
+    def targets(self, mask):
+        """What `fit` takes for the masks of a batch: a dict by output where there are several."""
+        return dict.fromkeys(self.outputs, mask) or mask
+
+    def for_outputs(self, names):
+        """The plan for a model with these outputs."""
+        return dataclasses.replace(self, outputs=tuple(names))
 
     def pair(self, index, draw):
         """Image and mask of a sample, augmented, uint8."""
@@ -163,7 +172,8 @@ def make_dataset(
 
     Returns: a `tf.data.Dataset` or a `keras.utils.PyDataset`. Its `set_epoch(epoch)` says which
         epoch the next iteration is; without it, they count up from 0. Its `rest(batches)` is the
-        data set of an epoch's rest after so many batches, its `plan` what it carries out.
+        data set of an epoch's rest after so many batches, its `plan` what it carries out. Its
+        `for_outputs(names)` gives (images, {name: masks}), for a model with several outputs.
 
     Raises: ValueError or FileNotFoundError that names the argument or the file. All files' headers
         are read at once; what only decoding shows is raised when the sample is reached.

@@ -39,6 +39,9 @@ class PillowDataset(keras.utils.PyDataset):
     def rest(self, batches):
         return PillowDataset(self.plan.rest(batches), self._pool._max_workers, self._ahead)
 
+    def for_outputs(self, names):
+        return PillowDataset(self.plan.for_outputs(names), self._pool._max_workers, self._ahead)
+
     def on_epoch_end(self):
         self.set_epoch(self._epoch + 1)
 
@@ -55,7 +58,7 @@ class PillowDataset(keras.utils.PyDataset):
 
     def _batch(self, samples):
         images, masks = zip(*(self.plan.pair(*sample) for sample in samples))
-        return np.stack(images), np.stack(masks)
+        return np.stack(images), self.plan.targets(np.stack(masks))
 
 
 def augment(image, mask, window, draw):

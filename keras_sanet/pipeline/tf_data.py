@@ -23,10 +23,13 @@ def load(plan):
     dataset = tf.data.Dataset.range(1).flat_map(samples)
     dataset = dataset.map(pair, num_parallel_calls=tf.data.AUTOTUNE)
     dataset = dataset.batch(plan.share, drop_remainder=plan.drop_remainder)
+    if plan.outputs:
+        dataset = dataset.map(lambda image, mask: (image, plan.targets(mask)))
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(plan)))
     dataset = dataset.prefetch(tf.data.AUTOTUNE)
     dataset.plan, dataset.set_epoch = plan, epoch.set
     dataset.rest = lambda batches: load(plan.rest(batches))
+    dataset.for_outputs = lambda names: load(plan.for_outputs(names))
     return dataset
 
 
