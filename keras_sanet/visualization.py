@@ -190,9 +190,9 @@ def plot_bands(curves, ylabel, ax=None):
     """
     if ax is None:
         ax = _pyplot().subplots(layout="constrained")[1]
-    for label, (mean, low, high) in curves.items():
-        epochs = range(1, len(mean) + 1)
-        (line,) = ax.plot(epochs, mean, marker=".", label=label)
+    for index, (label, (mean, low, high)) in enumerate(curves.items()):
+        epochs, style = range(1, len(mean) + 1), "-" if index < 10 else "--"  # of ten colours
+        (line,) = ax.plot(epochs, mean, style, marker=".", label=label)
         ax.fill_between(epochs, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
     ax.set(xlabel="epoch", ylabel=ylabel)
     ax.locator_params(axis="x", integer=True)

@@ -169,7 +169,7 @@ def test_the_grid_of_a_tap_is_that_of_the_aggregator_and_of_all_after_it(compile
     # 1/4 of the image instead of 1/8.
     assert model.get_layer("aggregator").output.shape[1:3] == (8, 12)
     assert model.get_layer("classifier").output.shape[1:3] == (8, 12)
-    assert compiled(model)(random_image(rng, 32, 48)).shape == (1, 32, 48, CLASSES)
+    assert compiled(model)(random_image(rng, 32, 48)).shape == (2, 32, 48, CLASSES)
 
 
 def test_an_aggregator_of_ones_own_reads_the_adapted_maps():

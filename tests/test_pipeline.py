@@ -504,10 +504,10 @@ def test_the_rest_of_an_epoch_is_what_follows_so_many_batches(noise, loader):
 @each_loader
 def test_each_output_of_a_model_gets_the_masks(noise, loader):
     train = make_dataset(noise, "train", 16, 2, seed=1, loader=loader)
-    both = train.for_outputs(("logits", "auxiliary"))
-    for data in (train, both.rest(1)):
+    both = train.for_outputs(("logits", "auxiliary")).rest(1)
+    for data in (train, both):
         data.set_epoch(5)
-    _, targets = next(iter(both.rest(1)))
+    _, targets = next(iter(both))
     expected = batches(train)[1][1]
     assert targets.keys() == {"logits", "auxiliary"}
     for masks in targets.values():

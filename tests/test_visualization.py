@@ -14,9 +14,12 @@ from keras_sanet.visualization import (
     legend,
     overlay,
     palette,
+    plot_bands,
     plot_confusion_matrix,
     plot_gates,
+    plot_intervals,
     plot_training_curves,
+    save_plot,
     sheet,
 )
 
@@ -253,6 +256,34 @@ def test_a_log_without_an_epoch_is_named(text, plt, tmp_path):
 def test_no_log_at_all_is_refused(plt):
     with pytest.raises(ValueError, match=r"`logs` must hold one CSV file at least.*logs=\{\}"):
         plot_training_curves([])
+
+
+# Repeated trainings
+
+
+def test_repeated_curves_have_a_band_from_low_to_high(plt):
+    ax = plot_bands({"SANet": ([1, 2], [0.5, 1], [1.5, 3])}, "mean accuracy (%)")
+    assert points(ax) == {"SANet": [(1, 1), (2, 2)]}
+    (band,) = ax.collections
+    corners = band.get_paths()[0].vertices.tolist()
+    assert all(corner in corners for corner in ([1, 0.5], [2, 1], [1, 1.5], [2, 3]))
+    assert ax.get_ylabel() == "mean accuracy (%)"
+
+
+def test_an_interval_is_a_line_with_a_dot_at_the_mean_first_row_above(plt):
+    ax = plot_intervals({"PSP": (1, 0, 2), "SANet": (3, np.nan, np.nan)}, "points")
+    line, dot, _, other, zero = ax.lines
+    assert (line.get_xdata(), line.get_ydata()) == ([0, 2], [0, 0])
+    assert (dot.get_xdata(), other.get_xdata(), other.get_ydata()) == ([1], [3], [1])
+    assert list(zero.get_xdata()) == [0, 0]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["PSP", "SANet"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]
+
+
+def test_a_saved_plot_is_closed(plt, tmp_path):
+    save_plot(plot_intervals({"PSP": (1, 0, 2)}, "points"), tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    assert plt.get_fignums() == []
 
 
 # Confusion matrices
