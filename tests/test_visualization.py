@@ -272,10 +272,9 @@ def test_repeated_curves_have_a_band_from_low_to_high(plt):
 
 def test_an_interval_is_a_line_with_a_dot_at_the_mean_first_row_above(plt):
     ax = plot_intervals({"PSP": (1, 0, 2), "SANet": (3, np.nan, np.nan)}, "points")
-    line, dot, _, other, zero = ax.lines
-    assert (line.get_xdata(), line.get_ydata()) == ([0, 2], [0, 0])
-    assert (dot.get_xdata(), other.get_xdata(), other.get_ydata()) == ([1], [3], [1])
-    assert list(zero.get_xdata()) == [0, 0]
+    line, dot, _, other, zero = ([list(row) for row in line.get_data()] for line in ax.lines)
+    assert (line, dot, other) == ([[0, 2], [0, 0]], [[1], [0]], [[3], [1]])
+    assert zero[0] == [0, 0]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["PSP", "SANet"]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]
 
