@@ -9,9 +9,11 @@ difference is called clear where its interval leaves 0 out. (Of many rows at 95 
 clear by chance.)
 """
 
+import functools
 import json
 import math
 import re
+import time
 from pathlib import Path
 
 import keras
@@ -22,6 +24,7 @@ from keras_sanet import models, pipeline, runs, training, visualization
 from keras_sanet.datasets.files import by_number
 from keras_sanet.layers import BatchNormalization, Conv2D, ConvLSTMAggregator
 from keras_sanet.saving import remove, replacing
+from keras_sanet.summary import Summary
 
 _TAPS = ("s0", "s1", "s2", "s3", "s4")
 
@@ -270,6 +273,36 @@ def train(dataset, row, seed, protocol, folder):
     return {name: values[-1] for name, values in found.items()}
 
 
+def costs(rows, num_classes, protocol, rounds=5):
+    """What each row costs: parameters, multiply-accumulates, seconds of a training step.
+
+    Steps run in turn, so that a machine that is slower for a while is so for all rows.
+
+    Args: rows, names; num_classes, protocol, see `build`; rounds, timed steps of each, after two.
+    Returns: dict from a row to its "parameters", "macs" (of the prediction of one crop) and
+        "step_seconds" (median, of a batch).
+    """
+    rng, shape = np.random.default_rng(0), (protocol["batch_size"], *protocol["crop"])
+    image = rng.integers(0, 256, (*shape, 3)).astype("uint8")
+    mask = rng.integers(0, num_classes, shape).astype("uint8")
+    found, steps, seconds = {}, {}, {row: [] for row in rows}
+    for row in rows:
+        model = build(row, num_classes, {**protocol, "weights": None, "other_weights": None})
+        counted = Summary(models.without_auxiliary(model), tuple(protocol["crop"]))
+        found[row] = {"parameters": counted.parameters, "macs": counted.macs}
+        training.compile(model, 1000)
+        target = dict.fromkeys(model.output, mask) if isinstance(model.output, dict) else mask
+        steps[row] = functools.partial(model.train_on_batch, image, target)
+    for _ in range(2 + rounds):
+        for row, step in steps.items():
+            start = time.perf_counter()
+            step()
+            seconds[row].append(time.perf_counter() - start)
+    for row in rows:
+        found[row]["step_seconds"] = float(np.median(seconds[row][2:]))
+    return found
+
+
 class Results:
     """Figures of trained rows, epoch by epoch.
 
@@ -277,7 +310,7 @@ class Results:
         protocol: what all rows share, with the name of the "dataset".
         runs: dict from a row to a dict from a seed to a dict from a figure of `FIGURES` to a list
             of its values, one an epoch.
-        costs: dict from a row to what `cost` says of it.
+        costs: dict from an experiment to what `costs` says of its rows.
     """
 
     def __init__(self, protocol, runs, costs=None):
@@ -351,11 +384,21 @@ class Results:
     def table(self, experiment):
         """Markdown: figures of an experiment's rows, and their differences from the first."""
         title, rows = EXPERIMENTS[experiment][0], self._rows(experiment)
-        heads = [what for what, _, _ in FIGURES.values()]
-        head = ["", "seeds", *heads, f"mean IoU less that of {self.label(rows[0])}", "epochs to it"]
+        costs, first = self.costs.get(experiment, {}), self.label(rows[0])
+        head = ["", "seeds"]
+        if costs:
+            head += ["M parameters", "GMAC", f"train step / that of {first}"]
+        head += [what for what, _, _ in FIGURES.values()]
+        head += [f"mean IoU less that of {first}", "epochs to its best mean accuracy"]
         lines = [head, ["---"] * len(head)]
         for row in rows:
             cells = [self.label(row), str(len(self.runs[row]))]
+            if row in costs:
+                cost = costs[row]
+                cells += [f"{cost['parameters'] / 1e6:.2f}", f"{cost['macs'] / 1e9:.2f}"]
+                cells.append(f"{cost['step_seconds'] / costs[rows[0]]['step_seconds']:.2f}")
+            elif costs:
+                cells += [""] * 3
             for figure, (_, factor, digits) in FIGURES.items():
                 cells.append(_interval(factor * self.values(row, figure), digits))
             if row == rows[0]:
@@ -364,7 +407,19 @@ class Results:
                 cells.append(_difference(100 * self.values(row, "mean_iou", rows[0])))
                 cells.append(_epochs(self.epochs_to_reach(row, rows[0])))
             lines.append(cells)
-        return f"**{title}**\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+        table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        return f"**{title}**\n\n{table}\n\n{self.caption()}\n"
+
+    def caption(self):
+        """What the figures of a table are."""
+        p = self.protocol
+        scale = "" if p["image_scale"] == 1 else f" at {p['image_scale']:g} of their size"
+        return (
+            f"Validation images of {p['dataset']}{scale} after the last of {p['epochs']} epochs, in "
+            f"percent (cross-entropy: nats a pixel); {p['backbone']}, c' = {p['filters']}. Mean ± "
+            "half of the 95 % interval over seeds (Student's t); differences are seed by seed, "
+            "clear where their interval leaves 0 out."
+        )
 
     def label(self, row):
         """What a row is."""

@@ -33,7 +33,7 @@ def small():
 
 def results(values, figure="mean_iou", epochs=1):
     """Results of rows by {row: {seed: last value, or list of all}}, of one figure alone."""
-    protocol = {"dataset": "scenes", "weights": None, "other_weights": None, "epochs": epochs}
+    protocol = {**ablation.protocol("scenes"), "epochs": epochs}
     runs = {
         row: {
             seed: dict.fromkeys(ablation.FIGURES, np.atleast_1d(value).tolist())
