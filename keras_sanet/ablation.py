@@ -273,6 +273,16 @@ def train(dataset, row, seed, protocol, folder):
     return {name: values[-1] for name, values in found.items()}
 
 
+def measure(experiment, num_classes, protocol, folder, rounds=5):
+    """Adds what the rows of an experiment cost to the folder's costs.json, if it is not there."""
+    path, rows = Path(folder) / _COSTS, rows_of([experiment], protocol)
+    known = _read_json(path) if path.is_file() else {}
+    if list(known.get(experiment, ())) != rows:
+        known[experiment] = costs(rows, num_classes, protocol, rounds)
+        with replacing(path) as written:
+            written.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
+
+
 def costs(rows, num_classes, protocol, rounds=5):
     """What each row costs: parameters, multiply-accumulates, seconds of a training step.
 
@@ -415,9 +425,9 @@ class Results:
         p = self.protocol
         scale = "" if p["image_scale"] == 1 else f" at {p['image_scale']:g} of their size"
         return (
-            f"Validation images of {p['dataset']}{scale} after the last of {p['epochs']} epochs, in "
-            f"percent (cross-entropy: nats a pixel); {p['backbone']}, c' = {p['filters']}. Mean ± "
-            "half of the 95 % interval over seeds (Student's t); differences are seed by seed, "
+            f"Validation images of {p['dataset']}{scale} after the last of {p['epochs']} epochs, "
+            f"in percent (cross-entropy: nats a pixel); {p['backbone']}, c' = {p['filters']}. Mean "
+            "± half of the 95 % interval over seeds (Student's t); differences are seed by seed, "
             "clear where their interval leaves 0 out."
         )
 

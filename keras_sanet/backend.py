@@ -4,6 +4,7 @@ Each computes what the Keras operation does (`tests/test_backend.py`).
 """
 
 import functools
+import itertools
 
 import keras
 from keras import ops
@@ -87,6 +88,19 @@ def argmax(x):
 
         return tf.argmax(x, axis=-1, output_type="int32")
     return ops.cast(ops.argmax(x, axis=-1), "int32")
+
+
+def split(x, sizes, axis):
+    """Parts of x of these sizes along an axis.
+
+    On PyTorch `ops.split` puts the sizes on the device and reads them back, a wait on a GPU, and
+    impossible on the device "meta", on which Keras finds the shapes of what a layer returns.
+    """
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.split(x, sizes, axis)
+    return ops.split(x, list(itertools.accumulate(sizes))[:-1], axis)
 
 
 def histogram(cells, size, weights=None):

@@ -1,10 +1,11 @@
 """The command line, `keras-sanet`: demo, train, evaluate, compare, predict, convert, export,
-benchmark, ablate, inspect, save-preset, datasets, presets, recipes."""
+benchmark, summary, ablate, inspect, save-preset, datasets, presets, recipes."""
 
 import argparse
 import ast
 import collections
 import contextlib
+import functools
 import glob
 import itertools
 import json
@@ -36,11 +37,13 @@ from keras_sanet import (
     visualization,
     weights,
 )
-from keras_sanet.benchmark import Benchmark
+from keras_sanet.benchmark import Benchmark, measure
+from keras_sanet.costs import TableII
 from keras_sanet.datasets.files import UNREADABLE, by_number, find_images, frames, open_image
 from keras_sanet.export import FORMATS, PRECISIONS
 from keras_sanet.export import export as export_model
 from keras_sanet.inspection import Inspection
+from keras_sanet.summary import Summary
 from keras_sanet.version import __version__
 
 # Arguments of `train`: for `make_dataset`, for `training.compile`, and all that a preset keeps as
@@ -416,6 +419,27 @@ def benchmark(options):
     print(Benchmark(model, tuple(options.size), options.batch_size, options.rounds))
 
 
+def summary(options):
+    """Counts a model's parameters and multiply-accumulates, layer by layer (paper, Table II)."""
+    build = functools.partial(
+        _load_model,
+        options.saved_model,
+        options.num_classes,
+        load_weights=options.saved_model not in presets.REFERENCES,
+    )
+    counted = Summary(build(), options.size and tuple(options.size), options.batch_size)
+    print(counted.table(options.depth or None))
+    if options.measure:
+        size = counted.image_shape[1:3]
+        found = measure(build, size, options.batch_size, options.rounds)
+        kind = {"resident": "memory", "gpu": "GPU memory"}[found.kind]
+        memory = "unknown" if found.memory is None else f"{found.memory / 1e6:.0f} MB"
+        print(
+            f"A prediction in a process of its own: {1000 * found.seconds:.1f} ms (median of "
+            f"{options.rounds}); {kind} to build the model and predict: {memory}"
+        )
+
+
 def ablate(options):
     """Tests the paper's claims: trains the rows of its tables and of some more with several seeds.
 
@@ -425,6 +449,14 @@ def ablate(options):
     each experiment, a table (.md), the differences from its first row and the curves (.png).
     """
     folder = Path(options.output or f"ablation/{options.dataset}")
+    asked = list(dict.fromkeys(options.experiments))
+    if "all" in asked:
+        asked = ["table2", *ablation.EXPERIMENTS]
+    if "table2" in asked:
+        asked.remove("table2")
+        _table2(folder)
+        if not asked:
+            return
     changes = {name: getattr(options, name) for name in _PROTOCOL}
     changes = {name: list(v) if isinstance(v, tuple) else v for name, v in changes.items()}
     for name in ("weights", "other_weights"):
@@ -434,7 +466,7 @@ def ablate(options):
     left = []
     if not options.report:
         dataset = _load_dataset(options)
-        rows = ablation.rows_of(options.experiments, protocol)
+        rows = ablation.rows_of(asked, protocol)
         runs = list(itertools.product(range(options.seeds), rows))
         for number, (seed, row) in enumerate(runs, start=1):
             print(
@@ -449,15 +481,30 @@ def ablate(options):
             else:
                 took = _duration(time.monotonic() - start)
                 print(f"mean IoU {100 * figures['mean_iou']:.2f} %, {took}", flush=True)
+        if options.rounds and not left:
+            for experiment in asked:
+                ablation.measure(experiment, dataset.num_classes, protocol, folder, options.rounds)
     results = ablation.Results.load(folder)
     results.save(folder / "results.json")
-    for experiment in options.experiments:
+    for experiment in asked:
         print(f"\n{results.write_table(folder, experiment)}", flush=True)
-    for experiment in options.experiments:
+    for experiment in asked:
         results.write_plots(folder, experiment)
     if left:
-        print(f"{len(left)} runs are other processes': report again when they are done (--report).")
+        print(f"{len(left)} runs are other processes': the same command, when they are done.")
     print(f"Results:   {folder.resolve()}")
+
+
+def _table2(folder):
+    table = TableII(measure=True, track=lambda rows: _tracked(list(rows), "Measuring"))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in (
+        ("table2.md", f"**Table II: what the models cost**\n\n{table}\n"),
+        ("table2.json", json.dumps(table.as_dict(), indent=1) + "\n"),
+    ):
+        with saving.replacing(folder / name) as path:
+            path.write_text(text, "utf-8")
+    print(f"\n{table}\n\nTable II:  {(folder / 'table2.md').resolve()}", flush=True)
 
 
 def inspect(options):
@@ -641,8 +688,8 @@ def _machine():
     return f"Keras {keras.__version__} on {backend}, {', '.join(devices)}, {os.cpu_count()} cores"
 
 
-def _load_model(preset):
-    return models.without_auxiliary(presets.from_preset(preset))
+def _load_model(preset, num_classes=None, load_weights=True):
+    return models.without_auxiliary(presets.from_preset(preset, num_classes, load_weights))
 
 
 def _new_folder(path):
@@ -928,10 +975,28 @@ def _parser(recipe=None):
     sub.add_argument("--batch-size", type=int, default=2, help="images a step")
     sub.add_argument("--rounds", type=int, default=5, help="timed runs of each step")
 
-    sub = command(ablate)
-    titles = "; ".join(f"{name}: {title}" for name, (title, _) in ablation.EXPERIMENTS.items())
+    sub = command(summary)
     sub.add_argument(
-        "experiments", nargs="+", choices=ablation.EXPERIMENTS, metavar="EXPERIMENT", help=titles
+        "saved_model", metavar="MODEL", help="a preset, with weights or not, or a saved model.keras"
+    )
+    sub.add_argument("--size", **size, help="of the images; 473 473 if absent and any will do")
+    sub.add_argument("--batch-size", type=int, default=1, help="images")
+    sub.add_argument("--num-classes", type=int, help="another number of classes")
+    sub.add_argument("--depth", type=_count, default=1, help="layers in layers; 0 for all")
+    sub.add_argument(
+        "--measure", action="store_true", help="time and memory of a prediction, in a fresh process"
+    )
+    sub.add_argument("--rounds", type=int, default=5, help="timed predictions of --measure")
+
+    sub = command(ablate)
+    titles = {name: title for name, (title, _) in ablation.EXPERIMENTS.items()}
+    titles = {**titles, "table2": "Table II: what the models cost", "all": "all of them"}
+    sub.add_argument(
+        "experiments",
+        nargs="+",
+        choices=titles,
+        metavar="EXPERIMENT",
+        help="; ".join(f"{name}: {title}" for name, title in titles.items()),
     )
     _add_data(sub, required=False)
     sub.set_defaults(dataset="scenes")
@@ -939,6 +1004,7 @@ def _parser(recipe=None):
     sub.add_argument(
         "--seeds", type=_count, default=3, help="trainings of each row, seeds 0, 1, .."
     )
+    sub.add_argument("--rounds", type=_count, default=5, help="timed training steps of each row")
     sub.add_argument(
         "--report", action="store_true", help="train nothing; tables and plots of what is there"
     )

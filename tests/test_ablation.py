@@ -11,6 +11,7 @@ from test_cli import call
 
 from keras_sanet import ablation, datasets
 from keras_sanet.datasets import scenes
+from keras_sanet.summary import Summary
 
 TINY = {
     "crop": [32, 48], "filters": 4, "head_filters": 4, "epochs": 2, "batch_size": 2,
@@ -264,6 +265,27 @@ def test_a_row_that_another_process_trains_is_left_to_it(drawn, small, tmp_path)
         other.stdin.close()
 
 
+# Costs
+
+
+def test_costs_are_the_parameters_and_products_of_each_row(small):
+    found = ablation.costs(["fcn", "auxiliary_s2"], 5, small, rounds=1)
+    alone = ablation.build("fcn", 5, small)
+    # The auxiliary classifier is not there in a prediction.
+    assert found["fcn"]["parameters"] == found["auxiliary_s2"]["parameters"] == alone.count_params()
+    assert found["fcn"]["macs"] == found["auxiliary_s2"]["macs"] == Summary(alone, (32, 48)).macs
+    assert all(cost["step_seconds"] > 0 for cost in found.values())
+
+
+def test_costs_stand_in_the_table_relative_to_the_first_row():
+    found = results({"fcn": {0: 0.1}, "psp": {0: 0.2}})
+    cost = {"parameters": 2_000_000, "macs": 3_000_000_000, "step_seconds": 0.5}
+    found.costs["table3"] = {"fcn": cost, "psp": {**cost, "step_seconds": 0.75}}
+    lines = found.table("table3").splitlines()
+    assert "| M parameters | GMAC | train step / that of FCN |" in lines[2]
+    assert lines[5].startswith("| FCN + PSP | 1 | 2.00 | 3.00 | 1.50 |")
+
+
 # The command
 
 
@@ -278,7 +300,8 @@ def test_the_command_trains_and_writes_tables_and_plots(drawn, tmp_path):
     assert "1/2 FCN + PSP + aggregation (SANet), seed 0: mean IoU" in out
     written = {path.name for path in folder.iterdir() if path.is_file()}
     assert written == {
-        "protocol.json", "results.json", "adapters.md", "adapters.png", "adapters_curves.png",
+        "protocol.json", "costs.json", "results.json", "adapters.md", "adapters.png",
+        "adapters_curves.png",
     }  # fmt: skip
     assert (folder / "adapters.md").read_text("utf-8") in out
     runs = json.loads((folder / "results.json").read_text("utf-8"))["runs"]

@@ -29,3 +29,10 @@ def test_histogram_counts_or_adds_weights(rng, weighted):
 def test_histogram_of_nothing_is_0():
     result = backend.histogram(ops.convert_to_tensor(np.zeros(0, "int32")), 3)
     np.testing.assert_array_equal(ops.convert_to_numpy(result), [0, 0, 0])
+
+
+def test_split_gives_parts_of_the_sizes(rng):
+    x = rng.normal(size=(2, 6, 3)).astype("float32")
+    parts = backend.split(ops.convert_to_tensor(x), (1, 3, 2), axis=1)
+    for part, expected in zip(parts, np.split(x, [1, 4], axis=1), strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(part), expected)

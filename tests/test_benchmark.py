@@ -1,11 +1,14 @@
 """The benchmark of one's own model."""
 
 import copy
+import functools
 
+import keras
+import numpy as np
 import pytest
 
 import keras_sanet
-from keras_sanet.benchmark import Benchmark
+from keras_sanet.benchmark import Benchmark, measure
 
 STEPS = [
     "prediction",
@@ -49,3 +52,27 @@ def test_a_model_without_some_parts_has_the_others():
 def test_counts_are_positive(argument):
     with pytest.raises(ValueError, match=f"`{argument}` must be a positive integer.*=0"):
         Benchmark(keras_sanet.FCN(3, "resnet_tiny", filters=4), **{argument: 0})
+
+
+def dense():
+    """A model of images with 5000 x 5000 float32 weights, 100 MB."""
+    widen = keras.layers.Dense(5000)
+    pooled = keras.layers.GlobalAveragePooling2D()
+    return keras.Sequential([keras.Input((8, 8, 3)), pooled, widen, keras.layers.Dense(5000)])
+
+
+def test_memory_is_what_a_fresh_process_takes_for_the_model_and_not_what_this_one_holds():
+    held = np.ones(50_000_000)  # 400 MB, more than the other process takes in all before the model
+    found = measure(dense, 8, rounds=1)
+    assert found.seconds > 0 and held[-1] == 1
+    if found.kind == "resident" and found.memory is not None:
+        assert found.memory > 100e6
+
+
+def test_what_can_not_be_measured_says_why():
+    with pytest.raises(ValueError, match="`build` must be a function of a module"):
+        measure(lambda: None)
+    with pytest.raises(ChildProcessError, match="`num_classes` must be a positive integer"):
+        measure(functools.partial(keras_sanet.FCN, 0))
+    with pytest.raises(ValueError, match="`rounds` must be a positive integer.*=0"):
+        measure(keras_sanet.FCN, rounds=0)

@@ -36,6 +36,7 @@ OPTIONS = {
         "--window", "--bucket", "--batch-size",
     ),
     "compare": (),
+    "summary": ("--size", "--batch-size", "--num-classes", "--depth", "--measure", "--rounds"),
     "save-preset": ("--dtype", "--licence"),
     "convert": ("--backbone", "--channels"),
     "predict": (

@@ -1,10 +1,9 @@
 """Pyramid pooling (paper, section III-B and IV-B; Zhao et al., PSPNet, 2017)."""
 
-import itertools
-
 import keras
 from keras import ops
 
+from keras_sanet import backend
 from keras_sanet.layers.convolution import Conv2D, convolve
 from keras_sanet.layers.normalization import BatchNormalization
 from keras_sanet.layers.resizing import resizing_matrix, weigh_rows
@@ -84,8 +83,9 @@ class PyramidPooling(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         if self.bins:
-            starts = _starts(self._widths(inputs.shape[-1]))
-            kernel, *branches = ops.split(self.kernel, starts, axis=2)
+            kernel, *branches = backend.split(
+                ops.convert_to_tensor(self.kernel), self._widths(inputs.shape[-1]), axis=2
+            )
             x = convolve(inputs, kernel) + self._fuse_pyramid(inputs, branches, training)
         else:
             x = convolve(inputs, self.kernel)
@@ -98,7 +98,7 @@ class PyramidPooling(keras.layers.Layer):
         strips = weigh_rows(
             ops.concatenate([_pooling_matrix(n, height, dtype) for n in self.bins]), inputs
         )
-        strips = ops.split(strips, _starts(self.bins), axis=1)
+        strips = backend.split(strips, self.bins, axis=1)
         spread, columns = [], []
         for n, convolution, normalization, strip, kernel in zip(
             self.bins, self.convolutions, self.normalizations, strips, kernels
@@ -128,11 +128,6 @@ class PyramidPooling(keras.layers.Layer):
             "bins": self.bins,
             "branch_filters": self.branch_filters,
         }
-
-
-def _starts(lengths):
-    """Where each part but the first begins."""
-    return list(itertools.accumulate(lengths))[:-1]
 
 
 def _pooling_matrix(cells, size, dtype):

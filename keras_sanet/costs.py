@@ -1,0 +1,175 @@
+"""The paper's Table II: what SANet and its rivals cost, here and there."""
+
+import functools
+
+import keras
+
+from keras_sanet import backbones, benchmark, models
+from keras_sanet.summary import Summary
+
+_CLASSES = 40  # NYU Depth v2's; the paper does not say, and a class costs 0.001 % of SANet
+_REFERENCE = "PSPNet-50"
+
+
+def deeplab_v3_plus(num_classes, backbone="resnet50", image_size=(512, 512)):
+    """DeepLabV3+ of keras-hub on a backbone of ours, output stride 8.
+
+    keras-hub has it with a ResNet-50 of output stride 32, and its Xception, the paper's stem, has
+    no output stride 8 (a block that widens has a stride). Its decoder joins by one 1x1 convolution
+    where Chen et al. (2018) have two 3x3.
+
+    Args:
+        num_classes: number of classes. backbone: a name of `backbones.build`.
+        image_size: (height, width) in pixels, multiples of 8.
+    Returns: `keras.Model`, images (batch, height, width, 3), 0..255, to logits.
+    Raises: ImportError where keras-hub is not installed.
+    """
+    try:
+        from keras_hub import models as hub
+    except ImportError as error:
+        raise ImportError("DeepLabV3+ needs `pip install keras-hub`") from error
+    encoder = backbones.build(backbone, (*image_size, 3))
+    encoder.pyramid_outputs = {"P2": encoder.output["s1"], "P3": encoder.output["s4"]}
+    model = hub.DeepLabV3Backbone(
+        encoder,
+        spatial_pyramid_pooling_key="P3",
+        upsampling_size=2,  # of a side, from P3 to P2
+        dilation_rates=[12, 24, 36],
+        low_level_feature_key="P2",
+        image_shape=(*image_size, 3),
+    )
+    return hub.DeepLabV3ImageSegmenter(model, num_classes)
+
+
+# The paper's columns are 1e8 "FLOPs" and "G" of memory.
+#    method           stem there    here          size  FLOPs memory builder
+_ROWS = (
+    ("FCN-101",       "ResNet-101", "ResNet-101", 512, 1.04, 3.25, models.FCN),
+    ("PSPNet-50",     "ResNet-50",  "ResNet-50",  473, 0.93, 1.96, models.PSPNet),
+    ("PSPNet-101",    "ResNet-101", "ResNet-101", 473, 1.31, 3.38, models.PSPNet),
+    ("DeepLabV3+",    "Xception",   "ResNet-50",  512, 0.82, 5.14, deeplab_v3_plus),
+    ("RefineNet-101", "ResNet-101", None,         512, 2.61, 1.92, None),
+    ("SANet",         "ResNeXt-50", "ResNeXt-50", 473, 1.65, 2.68, models.SANet),
+)  # fmt: skip
+
+
+class TableII:
+    """Parameters, multiply-accumulates and, if asked, time and memory of the models of Table II.
+
+    For one image, beside the paper's figures, and both relative to PSPNet-50.
+
+    Args:
+        methods: names of the rows, None for all; PSPNet-50 must be one.
+        measure: whether each model also predicts in a fresh process (`benchmark.measure`).
+        rounds: timed predictions of each.
+        track: a function that takes the rows and yields them, as a progress bar does.
+
+    Attributes:
+        rows: list of dicts, for JSON: method, stem, size (pixels a side), parameters, gmac,
+            gmac_ratio, seconds, memory (bytes), memory_ratio, memory_kind ("resident", "gpu"),
+            paper_stem, paper_flops, paper_flops_ratio, paper_memory (G), paper_memory_ratio,
+            reason. What was not found is None; `reason` says why a model is left out.
+        summaries: dict from a method to its `Summary`. backend: name of Keras's.
+
+    `print(TableII())` is a Markdown table.
+
+    Raises: ValueError for an unknown method; as `benchmark.measure`.
+
+    Reference: section IV-A, Table II.
+    """
+
+    def __init__(self, methods=None, measure=False, rounds=3, track=iter):
+        known = [row[0] for row in _ROWS]
+        methods = known if methods is None else list(methods)
+        if _REFERENCE not in methods or not set(methods) <= set(known):
+            raise ValueError(
+                f"`methods` must be {_REFERENCE} and others of {', '.join(known)}. Received: "
+                f"methods={methods}."
+            )
+        self.backend = keras.backend.backend()
+        self.rows, self.summaries = [], {}
+        asked = [row for row in _ROWS if row[0] in methods]
+        for method, paper_stem, stem, size, flops, memory, builder in track(asked):
+            row = {
+                "method": method,
+                "stem": stem,
+                "size": size,
+                **dict.fromkeys(("parameters", "gmac", "gmac_ratio", "seconds")),
+                **dict.fromkeys(("memory", "memory_ratio", "memory_kind")),
+                "paper_stem": paper_stem,
+                "paper_flops": flops * 1e8,
+                "paper_flops_ratio": None,
+                "paper_memory": memory,
+                "paper_memory_ratio": None,
+                "reason": None,
+            }
+            self.rows.append(row)
+            if builder is None:
+                row["reason"] = "no model of it is here"
+                continue
+            build = functools.partial(builder, _CLASSES, stem.replace("-", "").lower())
+            try:
+                summary = Summary(build(), size)
+            except ImportError as error:
+                row["reason"] = str(error)
+                continue
+            self.summaries[method] = summary
+            row.update(parameters=summary.parameters, gmac=round(summary.macs / 1e9, 3))
+            if measure:
+                found = benchmark.measure(build, size, rounds=rounds)
+                row.update(seconds=found.seconds, memory=found.memory, memory_kind=found.kind)
+        (reference,) = (row for row in self.rows if row["method"] == _REFERENCE)
+        for name in ("gmac", "memory", "paper_flops", "paper_memory"):
+            for row in self.rows:
+                if row[name] is not None:
+                    row[f"{name}_ratio"] = round(row[name] / reference[name], 3)
+
+    def as_dict(self):
+        """All figures, for JSON."""
+        return {"table": "II", "backend": self.backend, "rows": self.rows}
+
+    def __str__(self):
+        titles = (
+            *("method", "stem", "size", "M parameters", "GMAC", "ratio", "paper's"),
+            *("seconds", "GB", "ratio", "paper's"),
+        )
+        lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+        for row in self.rows:
+            cells = [row["method"], row["stem"] or row["paper_stem"], str(row["size"])]
+            for name, unit, digits in (
+                ("parameters", 1e6, 1),
+                ("gmac", 1, 1),
+                ("gmac_ratio", 1, 2),
+                ("paper_flops_ratio", 1, 2),
+                ("seconds", 1, 2),
+                ("memory", 1e9, 2),
+                ("memory_ratio", 1, 2),
+                ("paper_memory_ratio", 1, 2),
+            ):
+                cells.append("" if row[name] is None else f"{row[name] / unit:.{digits}f}")
+            lines.append(f"| {' | '.join(cells)} |")
+        lines += ["", f"One image of size x size pixels; ratios are to {_REFERENCE}."]
+        kinds = sorted({row["memory_kind"] for row in self.rows} - {None})
+        if kinds:
+            where = " and ".join({"resident": "RAM", "gpu": "GPU memory"}[kind] for kind in kinds)
+            lines.append(
+                f"Seconds of a prediction and GB of {where} to build the model and predict, on "
+                f"{self.backend}; the paper does not say of what its memory is."
+            )
+        for row in self.rows:
+            if row["reason"]:
+                lines.append(f"{row['method']} is left out: {row['reason']}.")
+            elif row["stem"] != row["paper_stem"]:
+                lines.append(f"{row['method']} is on {row['paper_stem']} in the paper.")
+        own = self.rows[-1]
+        if own["method"] != "SANet":
+            return "\n".join(lines)
+        flops, parameters = own["paper_flops"], own["parameters"]
+        lines.append(
+            f"The paper's unit can't be right: its {flops:.2e} FLOPs of SANet would use each of "
+            f"{parameters / 1e6:.0f} M parameters {flops / parameters:.0f} times, where most are "
+            f"used at 60 x 60 positions; the multiply-accumulates are {own['gmac']:.0f}e9. So only "
+            f"ratios compare: SANet to {_REFERENCE}, {own['paper_flops_ratio']:.2f} there and "
+            f"{own['gmac_ratio']:.2f} here."
+        )
+        return "\n".join(lines)

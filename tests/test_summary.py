@@ -1,0 +1,524 @@
+"""Parameters and multiply-accumulates: by hand, and against PyTorch's own counter."""
+
+import json
+import re
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_sanet
+from keras_sanet import cli
+from keras_sanet.costs import TableII, deeplab_v3_plus
+from keras_sanet.layers import (
+    BatchNormalization,
+    Conv2D,
+    ConvLSTMAggregator,
+    FeatureAdapter,
+    PyramidPooling,
+    SegmentationOutput,
+)
+from keras_sanet.summary import Summary
+
+H, W, C = 4, 6, 4  # height, width and channels of the small images
+
+
+def model_of(*called):
+    """A model of images (4, 6, 4) that calls one after another."""
+    x = image = keras.Input((H, W, C))
+    for call in called:
+        x = call(x)
+    return keras.Model(image, x, name="model")
+
+
+def sequence(*called):
+    return model_of(layers.Reshape((H * W, C)), *called)
+
+
+def itself(layer):
+    return lambda x: layer(x, x)
+
+
+# A layer and its multiply-accumulates, for the rules in their order.
+BY_HAND = {
+    "convolution": (lambda: model_of(layers.Conv2D(5, 3, padding="same")), 24 * 3 * 3 * 4 * 5),
+    "strides": (lambda: model_of(layers.Conv2D(5, 3, 2, padding="same")), 2 * 3 * 3 * 3 * 4 * 5),
+    "valid padding": (lambda: model_of(layers.Conv2D(5, 3)), 2 * 4 * 3 * 3 * 4 * 5),
+    "groups": (lambda: model_of(layers.Conv2D(6, 1, groups=2)), 24 * 2 * 6),
+    "ours": (lambda: model_of(Conv2D(6, 3, padding="same", groups=2)), 24 * 3 * 3 * 2 * 6),
+    "1-d": (lambda: sequence(layers.Conv1D(5, 3, padding="same")), 24 * 3 * 4 * 5),
+    "depthwise": (
+        lambda: model_of(layers.DepthwiseConv2D(3, padding="same", depth_multiplier=2)),
+        24 * 3 * 3 * 4 * 2,
+    ),
+    "separable": (
+        lambda: model_of(layers.SeparableConv2D(5, 3, padding="same")),
+        24 * (3 * 3 * 4 + 4 * 5),
+    ),
+    "transposed": (
+        lambda: model_of(layers.Conv2DTranspose(5, 3, 2, padding="same")),
+        24 * 3 * 3 * 4 * 5,  # each position of the map, not of the result
+    ),
+    "dense": (lambda: model_of(layers.Dense(7)), 24 * 4 * 7),
+    "einsum": (
+        lambda: model_of(layers.EinsumDense("bhwc,chd->bwd", (W, 7))),
+        6 * 7 * 4 * 4,  # of (6, 7) values each sums over 4 channels and 4 rows
+    ),
+    "einsum with an ellipsis": (
+        lambda: model_of(layers.EinsumDense("...c,cd->...d", 7)),
+        24 * 4 * 7,
+    ),
+    "attention": (
+        lambda: sequence(itself(layers.MultiHeadAttention(2, 3, value_dim=5))),
+        # queries and keys of 2 x 3, values of 2 x 5, the result, and two products of 24 x 24
+        24 * 4 * 6 * 2 + 24 * 4 * 10 + 24 * 10 * 4 + 24 * 24 * 2 * (3 + 5),
+    ),
+    "attention along rows": (
+        lambda: model_of(itself(layers.MultiHeadAttention(2, 3, attention_axes=(2,)))),
+        24 * 4 * 6 * 4 + 24 * 6 * 2 * (3 + 3),
+    ),
+    "attention in groups": (
+        lambda: sequence(itself(layers.GroupQueryAttention(3, 4, 2))),
+        # queries and result of 4 x 3, keys and values of 2 x 3
+        24 * 4 * 12 * 2 + 24 * 4 * 6 * 2 + 24 * 24 * 4 * (3 + 3),
+    ),
+    "LSTM": (lambda: sequence(layers.LSTM(5)), 24 * (4 * 20 + 5 * 20)),
+    "GRU": (lambda: sequence(layers.GRU(5)), 24 * (4 * 15 + 5 * 15)),
+    "both ways": (
+        lambda: sequence(layers.Bidirectional(layers.SimpleRNN(5))),
+        2 * 24 * (4 * 5 + 5 * 5),
+    ),
+    "ConvLSTM": (
+        lambda: model_of(layers.Reshape((2, 3, 4, 4)), layers.ConvLSTM2D(5, 3, padding="same")),
+        2 * 12 * 9 * (4 * 20 + 5 * 20),
+    ),
+    "ConvLSTM, every step": (
+        lambda: model_of(layers.Reshape((2, 3, 4, 4)), layers.ConvLSTM2D(5, 3, return_sequences=1)),
+        2 * 2 * (9 * 4 * 20 + 9 * 5 * 20),  # 1 x 2 positions
+    ),
+    "nothing": (
+        lambda: model_of(
+            layers.BatchNormalization(), BatchNormalization(), layers.GroupNormalization(2),
+            layers.PReLU(), layers.MaxPooling2D(), layers.Resizing(5, 5), layers.UpSampling2D(),
+            layers.Normalization(mean=[0.0] * 4, variance=[1.0] * 4),
+        ),
+        0,
+    ),
+    "Eq. 1": (
+        lambda: model_of(lambda x: FeatureAdapter(5)(x, layers.MaxPooling2D()(x))),
+        2 * 3 * 4 * 5,  # at the grid of the target
+    ),
+    "psi alone": (lambda: model_of(lambda x: FeatureAdapter()(x, layers.MaxPooling2D()(x))), 0),
+    "Eqs 2-8": (
+        lambda: model_of(lambda x: ConvLSTMAggregator(5)([x, x, x])),
+        24 * 9 * 20 * (3 * 4 + 2 * 5),  # three input convolutions, two recurrent ones
+    ),
+    "one map": (lambda: model_of(lambda x: ConvLSTMAggregator(5)([x])), 24 * 9 * 20 * 4),
+    "pyramid": (
+        lambda: model_of(PyramidPooling(5, (1, 2), 3)),
+        (1 + 4) * 4 * 3 + 24 * 9 * (4 + 3 + 3) * 5,
+    ),
+    "no pyramid": (lambda: model_of(PyramidPooling(5, None)), 24 * 9 * 4 * 5),
+    "output": (lambda: model_of(lambda x: SegmentationOutput()(layers.MaxPooling2D()(x), x)), 0),
+    "an operation of the graph": (
+        lambda: model_of(lambda x: ops.matmul(x, ops.transpose(x, (0, 1, 3, 2)))),
+        4 * 6 * 6 * 4,
+    ),
+    "an einsum of the graph": (
+        lambda: model_of(lambda x: ops.einsum("bhwc,bhvc->bwv", x, x)),
+        6 * 6 * 4 * 4,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", BY_HAND)
+def test_a_layer_counts_as_by_hand(rule):
+    build, macs = BY_HAND[rule]
+    summary = Summary(build())
+    assert (summary.macs, summary.uncounted, summary.unread) == (macs, [], [])
+
+
+def test_two_images_count_twice():
+    assert Summary(model_of(layers.Conv2D(5, 1)), batch_size=2).macs == 2 * 24 * 4 * 5
+
+
+def test_mixed_precision_changes_nothing():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    small = keras_sanet.SANet(3, "resnet_tiny", aggregator_filters=4, pyramid_filters=4)
+    keras.config.set_dtype_policy("float32")
+    same = keras_sanet.SANet(3, "resnet_tiny", aggregator_filters=4, pyramid_filters=4)
+    assert Summary(small, (32, 40)).rows == Summary(same, (32, 40)).rows
+
+
+def test_a_shared_layer_counts_as_often_as_it_is_called_and_its_weights_once():
+    shared = layers.Dense(C, name="shared")
+    summary = Summary(model_of(shared, shared, shared))
+    (row,) = summary.rows
+    assert (row.calls, row.macs) == (3, 3 * 24 * 4 * 4)
+    assert row.parameters == summary.parameters == 4 * 4 + 4
+    assert "shared (3 times)" in str(summary)
+
+
+def test_weights_that_two_models_share_stand_at_the_first():
+    inner = layers.Dense(C, name="inner")
+    first, second = (keras.Sequential([inner], name=name) for name in ("first", "second"))
+    rows = {row.name: row.parameters for row in Summary(model_of(first, second)).rows}
+    assert rows == {"first": 20, "first/inner": 20, "second": 0, "second/inner": 0}
+
+
+def test_a_layer_holds_those_inside_of_it():
+    inner = keras.Sequential([layers.Dense(5), layers.BatchNormalization()], name="inner")
+    inner.layers[0].trainable = False
+    summary = Summary(model_of(inner, layers.Dense(2, name="last")))
+    found = [(r.name.count("/"), r.depth, r.parameters, r.trainable, r.macs) for r in summary.rows]
+    assert found == [
+        (0, 0, 4 * 5 + 5 + 4 * 5, 2 * 5, 24 * 4 * 5),
+        (1, 1, 4 * 5 + 5, 0, 24 * 4 * 5),
+        (1, 1, 4 * 5, 2 * 5, 0),
+        (0, 0, 5 * 2 + 2, 5 * 2 + 2, 24 * 5 * 2),
+    ]
+    assert (summary.parameters, summary.trainable) == (45 + 12, 10 + 12)
+    assert summary.macs == 24 * (4 * 5 + 5 * 2)
+    assert [row.output for row in summary.rows][::3] == [(1, H, W, 5), (1, H, W, 2)]
+
+
+# What no rule is for
+
+
+class Odd(layers.Layer):
+    """Multiplies by its own weight, in one of several ways."""
+
+    def __init__(self, way, **kwargs):
+        super().__init__(**kwargs)
+        self.way, self.inside = way, layers.Dense(C)
+
+    def build(self, shape):
+        self.inside.build(shape)
+        self.kernel = self.add_weight((C, C), name="kernel")
+
+    def call(self, x):
+        return self.way(self.inside(x), self.kernel)
+
+
+def test_a_matrix_product_of_another_layer_counts():
+    summary = Summary(model_of(Odd(lambda x, kernel: ops.matmul(x, kernel), name="odd")))
+    assert (summary.macs, summary.uncounted) == (2 * 24 * 4 * 4, [])
+    assert summary.unread == ["Odd"]
+    assert str(summary).endswith("Not looked for products in the own code of: Odd")
+
+
+@pytest.mark.parametrize(
+    "way", [lambda x, kernel: ops.tensordot(x, kernel, 1), lambda x, kernel: x + kernel[0]]
+)
+def test_a_weight_that_is_used_in_another_way_is_told(way):
+    summary = Summary(model_of(Odd(way, name="odd")))
+    assert summary.macs == 24 * 4 * 4  # the layer inside
+    assert summary.uncounted == ["odd/kernel (4, 4)"]
+    assert "\nNot counted: odd/kernel (4, 4)\n" in str(summary)
+
+
+def test_a_layer_of_a_loop_is_told_for_it_is_met_once():
+    looped = layers.TimeDistributed(layers.Dense(5, name="looped"), name="loop")
+    summary = Summary(model_of(looped))
+    assert summary.macs == 0
+    (what,) = summary.uncounted
+    assert "looped/kernel (4, 5)" in what
+
+
+def test_products_without_weights_that_no_rule_is_for_are_told():
+    dot = layers.Dot(2, name="dot")
+    summary = Summary(sequence(lambda x: dot([x, x])))
+    assert (summary.macs, summary.uncounted) == (0, ["products of dot (Dot)"])
+
+
+def test_weights_that_nothing_calls_are_in_a_line_of_their_own():
+    class Unused(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = layers.Dense(2), layers.Dense(3)
+            for layer in (self.used, self.unused):
+                layer.build((None, None, None, 3))
+            self.built = True
+
+        def call(self, x):
+            return self.used(x)
+
+    summary = Summary(Unused(), (H, W))
+    assert summary.macs == 24 * 3 * 2
+    assert len(summary.uncounted) == 1 and "kernel (3, 3)" in summary.uncounted[0]
+    (line,) = [line for line in str(summary).splitlines() if "no layer that is called" in line]
+    assert line.split()[-5:] == ["12", "0", "0.000", "0.0", "%"]  # 3 x 3 + 3, trainable
+
+
+# That the model stays as it is
+
+
+def test_the_model_stays_as_it_is():
+    model = keras_sanet.SANet(3, "resnet_tiny", aggregator_filters=4, pyramid_filters=4)
+    variables = [(v.path, ops.convert_to_numpy(v)) for v in model.variables]
+    nodes = [len(layer._inbound_nodes) for layer in model.layers]
+    call = keras.Operation.__call__, ops.matmul, ops.einsum
+    Summary(model, (32, 40))
+    assert [v.path for v in model.variables] == [path for path, _ in variables]
+    for variable, (_, before) in zip(model.variables, variables):
+        np.testing.assert_array_equal(ops.convert_to_numpy(variable), before)
+    assert [len(layer._inbound_nodes) for layer in model.layers] == nodes
+    assert (keras.Operation.__call__, ops.matmul, ops.einsum) == call
+    assert model(np.zeros((1, 32, 40, 3), "uint8")).shape == (1, 32, 40, 3)
+
+
+def test_keras_stays_as_it_is_after_a_layer_that_fails():
+    def fail(x, kernel):
+        raise RuntimeError("out of order")
+
+    odd = Odd(lambda x, kernel: x, name="odd")
+    model = model_of(odd)
+    odd.way = fail
+    call = keras.Operation.__call__, ops.matmul
+    with pytest.raises(RuntimeError, match="out of order"):
+        Summary(model)
+    assert (keras.Operation.__call__, ops.matmul) == call
+
+
+# Arguments
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 0}, "`size` must be one or two positive integers. Received: 0"),
+        ({"size": (4, 6, 3)}, "`size` must be"),
+        ({"size": (4, 7)}, r"model takes images of \(4, 6\) alone. Received: size=\(4, 7\)"),
+        ({"batch_size": 0}, "`batch_size` must be a positive integer. Received: batch_size=0"),
+    ],
+)
+def test_sizes_are_checked(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Summary(model_of(layers.Dense(1)), **arguments)
+
+
+def test_models_of_other_things_than_images_are_refused():
+    with pytest.raises(ValueError, match=r"`model` must take images.*\(None, 5\)"):
+        Summary(keras.Sequential([keras.Input((5,)), layers.Dense(1)]))
+    with pytest.raises(ValueError, match="`model` must be a built Keras model: call it once"):
+        Summary(layers.Dense(1))
+
+
+def test_without_a_size_it_is_the_models_own_or_473():
+    assert Summary(model_of(layers.Dense(1))).image_shape == (1, 4, 6, 4)
+    open_size = keras.Sequential([keras.Input((None, 6, 3)), layers.Dense(1)])
+    assert Summary(open_size).image_shape == (1, 473, 6, 3)
+
+
+# Table II
+
+
+@pytest.fixture(scope="module")
+def table():
+    hidden = pytest.MonkeyPatch()
+    hidden.setitem(sys.modules, "keras_hub", None)  # as if it was not installed
+    try:
+        return TableII(["PSPNet-50", "DeepLabV3+", "RefineNet-101", "SANet"])
+    finally:
+        hidden.undo()
+
+
+def test_sanet_costs_what_its_sections_say(table):
+    sanet = table.summaries["SANet"]
+    macs = {row.name: row.macs for row in sanet.rows if row.depth == 0}
+    positions = 60 * 60  # of a map of a 473 x 473 image
+    taps = (64, 256, 512, 1024, 2048)
+    for index, channels in enumerate(taps):
+        assert macs[f"adapter_s{index}"] == positions * channels * 256  # Eq. 1
+    assert macs["aggregator"] == positions * 9 * 256 * 1024 * (5 + 4)  # Eqs 2-8
+    cells = 1 + 4 + 9 + 16 + 36
+    head = positions * 9 * (2048 + 256 + 5 * 512) * 512 + cells * (2048 + 256) * 512
+    assert macs["pyramid_pooling"] == head
+    assert macs["classifier"] == positions * 512 * 40
+    assert round(macs["backbone"] / 1e9, 1) == 85.8
+    assert sum(macs.values()) == sanet.macs and round(sanet.macs / 1e9, 1) == 246.7
+    assert round(sanet.parameters / 1e6, 1) == 57.1 and round(sanet.trainable / 1e6, 1) == 57.0
+    assert sanet.uncounted == sanet.unread == []
+
+
+def test_ratios_are_to_pspnet_there_and_here(table):
+    psp, deeplab, refinenet, sanet = table.rows
+    assert (round(psp["gmac"], 1), round(psp["parameters"] / 1e6, 1)) == (155.6, 46.7)
+    assert (psp["gmac_ratio"], psp["paper_flops_ratio"], psp["paper_memory_ratio"]) == (1, 1, 1)
+    assert sanet["gmac_ratio"] == round(246.683 / 155.602, 3) == 1.585
+    assert sanet["paper_flops_ratio"] == round(1.65 / 0.93, 3) == 1.774
+    assert sanet["paper_memory_ratio"] == round(2.68 / 1.96, 3)
+    assert refinenet["gmac_ratio"] is None and refinenet["paper_flops_ratio"] == 2.806
+
+
+def test_a_model_that_can_not_be_built_is_left_out_with_the_reason(table):
+    text = str(table)
+    assert "\nDeepLabV3+ is left out: DeepLabV3+ needs `pip install keras-hub`.\n" in text
+    assert "\nRefineNet-101 is left out: no model of it is here.\n" in text
+
+
+def test_the_table_is_markdown_and_json(table):
+    first, second, *rows = str(table).splitlines()[:6]
+    assert {line.count("|") for line in (first, second, *rows)} == {12}
+    cells = [cell.strip() for cell in rows[-1].split("|")[1:8]]
+    assert cells == ["SANet", "ResNeXt-50", "473", "57.1", "246.7", "1.58", "1.77"]
+    assert json.loads(json.dumps(table.as_dict()))["rows"] == table.rows
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="`methods` must be PSPNet-50 and others of FCN-101, .*"):
+        TableII(["SANet"])
+
+
+# Against PyTorch's own counter
+
+
+pytorch = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="FlopCounterMode is PyTorch's"
+)
+
+
+def flops(model, size):
+    """Half of what PyTorch counts in a call of one image."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(ops.ones((1, *size, 3)), training=False)
+    return counter.get_total_flops() / 2
+
+
+@pytorch
+@pytest.mark.parametrize("name", ["MobileNetV2", "EfficientNetB0", "ConvNeXtTiny", "Xception"])
+def test_pytorch_counts_the_same_of_keras_applications(name):
+    build = getattr(keras.applications, name)
+    model = build(weights=None, include_top=False, input_shape=(96, 96, 3))
+    expected, summary = flops(model, (96, 96)), Summary(model)
+    assert (summary.macs, summary.uncounted) == (expected, [])
+    assert summary.parameters == model.count_params()
+
+
+@pytorch
+@pytest.mark.parametrize("variant", ["resnet_tiny", "resnext50"])
+def test_pytorch_counts_the_same_of_our_backbones(variant):
+    backbone = keras_sanet.backbones.build(variant)
+    assert Summary(backbone, (64, 96)).macs == flops(backbone, (64, 96))
+
+
+def resized(height, width, channels, new_height, new_width):
+    """Products of the matrices of `layers.resizing.resize`: rows first, then columns."""
+    rows = new_height * height * width * channels * (new_height != height)
+    return rows + new_height * new_width * width * channels * (new_width != width)
+
+
+@pytorch
+def test_pytorch_counts_the_same_of_sanet_but_for_the_matrices_that_resize_and_pool():
+    height, width, filters, bins, c, classes = 64, 96, 6, (1, 2, 3), 8, 5
+    model = keras_sanet.SANet(
+        classes, "resnet_tiny", aggregator_filters=c, pyramid_filters=filters, bins=bins
+    )
+    h, w = height // 8, width // 8
+    # Eq. 1 and the logits: bilinear resizing.
+    extra = resized(h, w, classes, height, width)
+    for tap, stride in (("s0", 2), ("s1", 4)):
+        channels = model.get_layer(f"adapter_{tap}").kernel.shape[2]
+        extra += resized(height // stride, width // stride, channels, h, w)
+    # The pyramid: pooling by two matrices; each cell times each kernel position instead of the
+    # 3x3 over the resized branch; spreading of these over rows, then over columns.
+    channels = model.get_layer("fusion").output.shape[-1]
+    extra += sum(bins) * h * w * channels
+    for n in bins:
+        extra += n * n * w * channels
+        extra += n * n * filters * 9 * filters - h * w * 9 * filters * filters
+        extra += h * 3 * n * 3 * n * filters
+    extra += h * w * 3 * sum(bins) * filters
+    assert flops(model, (height, width)) == Summary(model, (height, width)).macs + extra
+
+
+def hub():
+    return pytest.importorskip("keras_hub", reason="keras-hub is not installed").models
+
+
+@pytorch
+def test_pytorch_counts_the_same_of_deeplab():
+    hub()  # or skip
+    model = deeplab_v3_plus(5, "resnet_tiny", (64, 96))
+    summary = Summary(model)
+    assert (summary.uncounted, summary.unread) == ([], ["SpatialPyramidPooling"])
+    assert summary.parameters == model.count_params()
+    assert summary.macs == flops(model, (64, 96))
+
+
+@pytorch
+def test_pytorch_counts_the_same_of_a_vision_transformer():
+    model = hub().ViTBackbone(
+        image_shape=(96, 96, 3), patch_size=(16, 16), num_layers=2, num_heads=4, hidden_dim=32,
+        mlp_dim=64,
+    )  # fmt: skip
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    with sdpa_kernel(SDPBackend.MATH):  # the fused kernel of a CPU is not counted
+        assert Summary(model).macs == flops(model, (96, 96))
+
+
+@pytorch
+def test_the_operator_of_matrix_products_is_not_seen_and_its_layer_named():
+    model = hub().MiTBackbone(
+        layerwise_depths=[1] * 4, num_layers=4, layerwise_num_heads=[1, 2, 4, 8],
+        layerwise_sr_ratios=[8, 4, 2, 1], max_drop_path_rate=0.1, image_shape=(96, 96, 3),
+        layerwise_patch_sizes=[7, 3, 3, 3], layerwise_strides=[4, 2, 2, 2],
+        hidden_dims=[16, 32, 64, 128],
+    )  # fmt: skip
+    summary = Summary(model)
+    assert "SegFormerMultiheadAttention" in summary.unread
+    # Queries of 24, 12, 6 and 3 positions a side, all with 3 x 3 keys and values.
+    products = sum(
+        2 * side**2 * 9 * channels for side, channels in zip((24, 12, 6, 3), (16, 32, 64, 128))
+    )
+    assert summary.macs + products == flops(model, (96, 96))
+
+
+# On the command line
+
+
+def call(capsys, *arguments):
+    code = cli.main(["summary", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_the_command_prints_the_table_of_a_preset(capsys):
+    code, out, _ = call(capsys, "sanet_tiny_scenes", "--size", 144, 192, "--num-classes", 3)
+    model = keras_sanet.from_preset("sanet_tiny_scenes", 3)
+    assert code == 0
+    assert out.partition("cores\n")[2] == f"{Summary(model, (144, 192))}\n"
+    assert out.splitlines()[1] == "sanet: 144x192x3, batch 1"
+
+
+def test_the_command_shows_layers_in_layers_and_takes_files(capsys, tmp_path):
+    model = keras_sanet.FCN(3, "resnet_tiny", filters=4)
+    model.save(tmp_path / "model.keras")
+    code, out, _ = call(capsys, tmp_path / "model.keras", "--depth", 0, "--size", 32, 32)
+    assert code == 0 and "\n   layer4_0_conv2 " in out
+    assert out.rstrip().endswith(Summary(model, 32).table(None).splitlines()[-1])
+
+
+def test_the_command_measures_in_a_fresh_process(capsys):
+    code, out, _ = call(capsys, "sanet_tiny_scenes", "--size", 32, 40, "--measure", "--rounds", 1)
+    assert code == 0
+    assert re.search(r"\nA prediction in a process of its own: [\d.]+ ms \(median of 1\); ", out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nowhere",), "There is no preset 'nowhere'"),
+        (("sanet_tiny_scenes", "--size", 0, 5), "`size` must be one or two positive integers"),
+        (("sanet_tiny_scenes", "--batch-size", 0), "`batch_size` must be a positive integer"),
+    ],
+)
+def test_the_command_names_what_is_wrong(capsys, arguments, message):
+    code, _, error = call(capsys, *arguments)
+    assert code == 1 and error.startswith("keras-sanet: error: ") and message in error
