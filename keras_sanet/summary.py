@@ -66,7 +66,7 @@ class Summary:
     `einsum` that it calls.
 
     Args:
-        model: any built `keras.Model` of images, channels last, or a layer of them.
+        model: any built `keras.Model` of images, channels last.
         size: (height, width) of the images or one number for both, in pixels. None for the model's
             own, or 473 where it takes any.
         batch_size: images.
@@ -175,8 +175,7 @@ def _image_shape(model, size, batch_size):
         raise ValueError(
             f"`batch_size` must be a positive integer. Received: batch_size={batch_size}."
         )
-    own = getattr(model, "input_shape", None) if isinstance(model, keras.Model) else None
-    own = own or (None, None, None, 3)
+    own = getattr(model, "input_shape", None) or (None, None, None, 3)
     if not isinstance(own, tuple) or len(own) != 4 or own[-1] is None:
         raise ValueError(
             "`model` must take images, (batch, height, width, channels). "
