@@ -231,9 +231,11 @@ class Evaluation:
         return Group(table, Text(lines))
 
     def __str__(self):
-        console = Console(file=io.StringIO(), width=120, color_system=None)
+        # In a notebook rich would show the table, and leave nothing for `print` and files.
+        console = Console(file=io.StringIO(), width=120, color_system=None, force_jupyter=False)
         console.print(self.__rich__())
-        return "\n".join(line.rstrip() for line in console.file.getvalue().strip().splitlines())
+        lines = (line.rstrip() for line in console.file.getvalue().splitlines())
+        return "\n".join(lines).strip("\n")
 
     def _rows(self):
         """A dict a class."""

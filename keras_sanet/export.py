@@ -158,6 +158,8 @@ def export(
     with _replacing(path) as new, native_form(), warnings.catch_warnings():
         if keras.backend.backend() == "torch":  # its tracer warns of every size that it follows
             warnings.simplefilter("ignore")
+        # Keras's repair of tf2onnx asks NumPy for a name that is gone.
+        warnings.filterwarnings("ignore", ".*`np.object`", FutureWarning)
         _WRITERS[format](job, new)
     return path
 
