@@ -294,7 +294,7 @@ def test_the_command_trains_and_writes_tables_and_plots(drawn, tmp_path):
     data, folder = drawn.samples("train")[0].image.parents[2], tmp_path / "out"
     common = ("--data", data, "--output", folder, "--seeds", 1)
     flags = ("--crop", 32, 48, "--filters", 4, "--head-filters", 4, "--epochs", 1)
-    flags += ("--batch-size", 2, "--val-batch-size", 2)
+    flags += ("--batch-size", 2, "--val-batch-size", 2, "--rounds", 1)
     code, out, error = call("ablate", "adapters", *common, *flags)
     assert code == 0, error
     assert "1/2 FCN + PSP + aggregation (SANet), seed 0: mean IoU" in out
