@@ -12,6 +12,7 @@ except ModuleNotFoundError as error:
     ) from error
 
 from keras_sanet import (
+    ablation,
     backbones,
     datasets,
     distribution,
@@ -42,6 +43,7 @@ __all__ = [
     "PSPNet",
     "SANet",
     "__version__",
+    "ablation",
     "backbones",
     "datasets",
     "distribution",

@@ -1,27 +1,28 @@
 """Does the aggregation help? The paper's comparisons (Tables I and III, Figure 3) and those that it
 leaves out, as experiments: rows of a table that one recipe trains with several seeds.
 
-A row differs from the others in what its name says and in nothing else: with the same seed all rows
-see the same crops in the same order. Figures are those of the last epoch, when the learning rate
-has come to 0, on the validation split; no epoch is chosen by them. A row's mean has the 95 %
-interval of Student's t over seeds, and so has its difference from the baseline, seed by seed: a
-difference is called clear where its interval leaves 0 out. (Of many rows at 95 %, one in twenty is
-clear by chance.)
+With the same seed all rows see the same crops in the same order. Figures are those of the last
+epoch, when the learning rate has come to 0, on the validation split; no epoch is chosen by them. A
+row's mean has the 95 % interval of Student's t over seeds, and so has its difference from the
+baseline, seed by seed: with three seeds and more it is called clear where its interval leaves 0
+out. (Of many rows at 95 %, one in twenty is clear by chance; and the interval is of trainings, not
+of other images.) The learning rate is one for all rows, and tuned for none.
 """
 
 import functools
+import hashlib
 import json
 import math
 import re
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import layers
 
 from keras_sanet import models, pipeline, runs, training, visualization
-from keras_sanet.datasets.files import by_number
 from keras_sanet.layers import BatchNormalization, Conv2D, ConvLSTMAggregator
 from keras_sanet.saving import remove, replacing
 from keras_sanet.summary import Summary
@@ -42,9 +43,7 @@ def _convolved(concatenate):
             m, n = len(maps), len(maps) if concatenate else 1
             half = (n + 1) / 2
             k = round(filters * (math.sqrt(half**2 + 4 * (2 * m - 1)) - half))
-            x = maps[0]
-            if m > 1:
-                x = layers.Concatenate()(maps) if concatenate else layers.Add()(maps)
+            x = layers.Concatenate()(maps) if concatenate else layers.Add()(maps)
             for width in (k, k, filters):
                 x = Conv2D(width, 3, padding="same", dilation_rate=2, use_bias=False)(x)
                 x = layers.ReLU()(BatchNormalization()(x))
@@ -63,89 +62,133 @@ def _plain_recurrence(filters):
     return ConvLSTMAggregator(filters, recurrent_dilation_rate=1, name="aggregator")
 
 
-# Name: what it is, function of `models`, its arguments. "aggregator" is a function of the
-# protocol's c', "aggregator_filters" a factor on it; "backbone" is an entry of the protocol.
+class Row(NamedTuple):
+    """One configuration.
+
+    label: what it is. function: of `models`. arguments: of it. width: factor on the protocol's c'.
+    aggregator: function from c' to the aggregator. stem: the entry of the protocol.
+    """
+
+    label: str
+    function: str
+    arguments: dict = {}
+    width: float = 1
+    aggregator: object = None
+    stem: str = "backbone"
+
+
 ROWS = {
-    "stem": ("FCN, the other stem", "FCN", {"backbone": "other_backbone"}),
-    "fcn": ("FCN", "FCN", {}),
-    "psp": ("FCN + PSP", "PSPNet", {"bins": (1, 2, 3, 4, 6)}),
-    "aggregation": ("FCN + aggregation", "SANet", {"bins": None}),
-    "sanet": ("FCN + PSP + aggregation (SANet)", "SANet", {}),
-    **{f"skip_{tap}": (f"skip connection {tap}", "FCN", {"skip": tap}) for tap in _TAPS},
-    **{f"auxiliary_{tap}": (f"auxiliary loss {tap}", "FCN", {"auxiliary": tap}) for tap in _TAPS},
-    "coarse_to_fine": ("taps s4 to s0", "SANet", {"taps": _TAPS[::-1]}),
-    "mean": ("mean of the adapted maps", "SANet", {"aggregator": _mean}),
-    "sum": ("sum, three convolutions", "SANet", {"aggregator": _convolved(False)}),
-    "concatenate": ("concatenation, three convolutions", "SANet", {"aggregator": _convolved(True)}),
-    "dilation_1": ("both convolutions undilated", "SANet", {"aggregator_dilation_rate": 1}),
-    "recurrent_1": ("recurrence undilated", "SANet", {"aggregator": _plain_recurrence}),
+    "stem": Row("FCN", "FCN", stem="other_backbone"),
+    "fcn": Row("FCN", "FCN"),
+    "psp": Row("FCN + PSP", "PSPNet", {"bins": (1, 2, 3, 4, 6)}),
+    "aggregation": Row("FCN + aggregation", "SANet", {"bins": None}),
+    "sanet": Row("FCN + PSP + aggregation (SANet)", "SANet"),
+    **{f"skip_{tap}": Row(f"skip connection {tap}", "FCN", {"skip": tap}) for tap in _TAPS},
     **{
-        f"without_{tap}": (f"without {tap}", "SANet", {"taps": tuple(t for t in _TAPS if t != tap)})
+        f"auxiliary_{tap}": Row(f"auxiliary loss {tap}", "FCN", {"auxiliary": tap}) for tap in _TAPS
+    },
+    "coarse_to_fine": Row("taps s4 to s0", "SANet", {"taps": _TAPS[::-1]}),
+    "mean": Row("mean of the adapted maps", "SANet", aggregator=_mean),
+    "sum": Row("sum, three convolutions", "SANet", aggregator=_convolved(False)),
+    "concatenate": Row("concatenation, three convolutions", "SANet", aggregator=_convolved(True)),
+    "dilation_1": Row("both convolutions undilated", "SANet", {"aggregator_dilation_rate": 1}),
+    "recurrent_1": Row("recurrence undilated", "SANet", aggregator=_plain_recurrence),
+    **{
+        f"without_{tap}": Row(
+            f"without {tap}", "SANet", {"taps": tuple(other for other in _TAPS if other != tap)}
+        )
         for tap in _TAPS
     },
-    "only_s4": ("s4 alone", "SANet", {"taps": ("s4",)}),
-    "grid_s1": ("on the grid of s1, 1/4", "SANet", {"grid": "s1"}),
-    "normalized": ("batch norm after each adapter", "SANet", {"normalize_taps": True}),
-    "add": ("joined by adding", "SANet", {"fusion": "add"}),
-    "aggregated": ("aggregated map alone", "SANet", {"fusion": "aggregated"}),
-    **{
-        f"filters_x{factor}": (f"c' x {factor}", "SANet", {"aggregator_filters": factor})
-        for factor in (0.5, 2, 4)
-    },
+    "only_s4": Row("s4 alone", "SANet", {"taps": ("s4",)}),
+    "grid_s1": Row("on the grid of s1, 1/4", "SANet", {"grid": "s1"}),
+    "normalized": Row("batch norm after each adapter", "SANet", {"normalize_taps": True}),
+    "add": Row("joined by adding", "SANet", {"fusion": "add"}),
+    "aggregated": Row("aggregated map alone", "SANet", {"fusion": "aggregated"}),
+    **{f"width_x{factor}": Row(f"c' x {factor}", "SANet", width=factor) for factor in (0.5, 2, 4)},
 }  # fmt: skip
 
-# Name: what it asks, and its rows, of which the first is the baseline.
+
+class Experiment(NamedTuple):
+    """A question. rows: the first is the baseline. note: what a reader of the table must know."""
+
+    title: str
+    rows: tuple
+    note: str = ""
+
+
 EXPERIMENTS = {
-    "table1": (
+    "table1": Experiment(
         "Table I: one skip connection or auxiliary loss, against none and the aggregator",
         (
             "fcn", *(f"skip_{tap}" for tap in _TAPS), *(f"auxiliary_{tap}" for tap in _TAPS),
             "aggregation",
         ),
+        "A skip connection meets the last 1x1 convolution alone, as in the paper; the aggregator's "
+        "map the 3x3 before it too.",
     ),
-    "table3": (
+    "table3": Experiment(
         "Table III: what pyramid and aggregator add",
         ("fcn", "stem", "psp", "aggregation", "sanet"),
     ),
-    "figure3": (
-        "Figure 3: mean accuracy over the epochs",
-        ("fcn", "skip_s1", "auxiliary_s2", "aggregation"),
+    "with_psp": Experiment("What the aggregator adds to a pyramid", ("psp", "sanet")),
+    # Of the skips and the auxiliary losses, those that Table I has best on NYU Depth v2, Figure 3's
+    # data set; where others are trained too, the best of all.
+    "figure3": Experiment(
+        "Figure 3: mean accuracy over the epochs, best skip connection and auxiliary loss",
+        ("fcn", "skip_s4", "auxiliary_s2", "aggregation"),
     ),
-    "order": ("Fine to coarse (the paper's) or coarse to fine", ("sanet", "coarse_to_fine")),
-    "recurrence": (
-        "The ConvLSTM, or as many multiplications without recurrence",
+    "order": Experiment(
+        "Fine to coarse (the paper's) or coarse to fine", ("sanet", "coarse_to_fine")
+    ),
+    "recurrence": Experiment(
+        "The ConvLSTM, a mean, or as many multiplications without recurrence",
         ("sanet", "mean", "sum", "concatenate"),
+        "Sum and concatenation have 4.5 times as many weights as the ConvLSTM, which uses its own "
+        "at every step, and batch norms.",
     ),
-    "dilation": ("Dilation 2 (the paper's) or 1", ("sanet", "dilation_1", "recurrent_1")),
-    "taps": ("Which taps matter", ("sanet", *(f"without_{tap}" for tap in _TAPS), "only_s4")),
-    "grid": ("Aggregated at 1/8 (the paper's) or 1/4", ("sanet", "grid_s1")),
-    "width": ("Channels c' of the aggregator", ("sanet", *(f"filters_x{f}" for f in (0.5, 2, 4)))),
-    "adapters": ("Adapters without batch norm (the paper's) or with", ("sanet", "normalized")),
-    "fusion": ("How y joins the last map", ("sanet", "add", "aggregated")),
+    "dilation": Experiment(
+        "Dilation 2 (the paper's) or 1", ("sanet", "dilation_1", "recurrent_1")
+    ),
+    "taps": Experiment(
+        "Which taps matter", ("sanet", *(f"without_{tap}" for tap in _TAPS), "only_s4")
+    ),
+    "grid": Experiment(
+        "Aggregated at 1/8 (the paper's) or 1/4",
+        ("sanet", "grid_s1"),
+        "At 1/4 a 3x3 reaches half as far.",
+    ),
+    "width": Experiment(
+        "Channels c' of the aggregator", ("sanet", *(f"width_x{f}" for f in (0.5, 2, 4)))
+    ),
+    "adapters": Experiment(
+        "Adapters without batch norm (the paper's) or with", ("sanet", "normalized")
+    ),
+    "fusion": Experiment("How y joins the last map", ("sanet", "add", "aggregated")),
 }  # fmt: skip
 
-# What all rows of a data set share. `filters` is c'; `head_filters` those of the 3x3 before the
-# classifier and of the pyramid's branches.
+# What all rows of a data set share. `head_filters` are those of the 3x3 before the classifier and
+# of the pyramid's branches; `other_backbone` is the stem of one row more of Table III.
 PROTOCOLS = {
     "scenes": {
-        "backbone": "resnet_tiny", "weights": None, "other_backbone": None, "other_weights": None,
-        "filters": 32, "head_filters": 96, "image_scale": 1.0, "crop": (144, 192),
-        "scale_range": (0.8, 1.6), "batch_size": 4, "val_batch_size": 10, "epochs": 12,
-        "learning_rate": 3e-3, "head_learning_rate_multiple": 1.0,
+        "val_split": "val", "backbone": "resnet_tiny", "weights": None, "other_backbone": None,
+        "other_weights": None, "aggregator_filters": 32, "head_filters": 96, "image_scale": 1.0,
+        "crop": (144, 192), "scale_range": (0.8, 1.6), "batch_size": 4, "val_batch_size": 10,
+        "epochs": 12, "learning_rate": 3e-3, "head_learning_rate_multiple": 1.0,
     },
     "camvid": {
-        "backbone": "resnet18", "weights": "imagenet", "other_backbone": None,
-        "other_weights": None, "filters": 128, "head_filters": 256, "image_scale": 0.5,
-        "crop": (120, 160), "scale_range": (0.75, 1.5), "batch_size": 8, "val_batch_size": 4,
-        "epochs": 14, "learning_rate": 2e-4, "head_learning_rate_multiple": 5.0,
+        "val_split": "val", "backbone": "resnet18", "weights": "imagenet", "other_backbone": None,
+        "other_weights": "imagenet", "aggregator_filters": 128, "head_filters": 256,
+        "image_scale": 0.5, "crop": (120, 160), "scale_range": (0.75, 1.5), "batch_size": 8,
+        "val_batch_size": 4, "epochs": 14, "learning_rate": 2e-4,
+        "head_learning_rate_multiple": 5.0,
     },
 }  # fmt: skip
 _DEFAULT = {  # the paper's stems and crop
     **PROTOCOLS["camvid"], "backbone": "resnext50", "other_backbone": "resnet50",
-    "other_weights": "imagenet", "filters": 256, "head_filters": 512, "image_scale": 1.0,
-    "crop": (473, 473), "scale_range": (0.5, 2.0), "val_batch_size": 1, "epochs": 80,
-    "learning_rate": 1e-4,
+    "aggregator_filters": 256, "head_filters": 512, "image_scale": 1.0, "crop": (473, 473),
+    "scale_range": (0.5, 2.0), "val_batch_size": 1, "epochs": 80, "learning_rate": 1e-4,
 }  # fmt: skip
+_WHOLE = ("aggregator_filters", "head_filters", "batch_size", "val_batch_size", "epochs")
 
 _PROTOCOL, _COSTS = "protocol.json", "costs.json"
 
@@ -156,46 +199,77 @@ FIGURES = {  # of the validation split: title, factor, digits
     "cross_entropy": ("cross-entropy", 1, 3),
 }
 
-# 97.5 % quantile of Student's t for 1, 2, ... degrees of freedom; beyond 30 the normal's serves.
+# 97.5 % quantile of Student's t for 1, 2, ... degrees of freedom; the last serves beyond.
 _T = (
     12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160,
     2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
     2.052, 2.048, 2.045, 2.042,
 )  # fmt: skip
+_CLEAR = 3  # least number of seeds of a clear difference
 
 
-def protocol(dataset, folder=None, **changes):
+def protocol(dataset, **changes):
     """What all rows share on a data set: its entry of `PROTOCOLS`, or the paper's stems and crop.
 
-    Args:
-        dataset: its name.
-        folder: of experiments. It keeps the protocol they began with, which then holds.
-        changes: other values by name, None for no change.
-
-    Raises: ValueError for a name that a protocol does not have, and where the folder's experiments
-        began with other values than those of `changes`.
+    Args: dataset, its name; changes, other values by name, None for no change, "none" for no
+        weights.
+    Raises: ValueError for a name that a protocol does not have, and a number that is not positive.
     """
-    known = {"dataset": dataset, **PROTOCOLS.get(dataset, _DEFAULT)}
+    known = PROTOCOLS.get(dataset, _DEFAULT)
     changes = {name: value for name, value in changes.items() if value is not None}
     for name in changes:
         if name not in known:
             raise ValueError(f"A protocol has no {name!r}. It has: {', '.join(known)}.")
-    if folder is None:
-        return {**known, **changes}
-    path = Path(folder) / _PROTOCOL
-    if path.is_file():
-        began = _read_protocol(folder)
-        for name, value in {**changes, "dataset": dataset}.items():
-            if _plain(value) != _plain(began[name]):
+    found = {"dataset": dataset, **known, **changes}
+    if "weights" in changes and "other_weights" not in changes:
+        found["other_weights"] = changes["weights"]
+        if found["other_backbone"] and changes["weights"] not in ("imagenet", "none"):
+            raise ValueError(
+                "`other_weights` must be given with a file as `weights`: the other stem needs its "
+                f"own. Received: weights={changes['weights']}."
+            )
+    for name in ("weights", "other_weights"):
+        found[name] = None if found[name] == "none" else found[name]
+    for name in (*_WHOLE, "crop"):
+        if any(not isinstance(n, int) or n < 1 for n in np.atleast_1d(found[name]).tolist()):
+            raise ValueError(f"`{name}` must be positive. Received: {name}={found[name]}.")
+    return found
+
+
+def begin(folder, dataset, **changes):
+    """The protocol of a folder of experiments, which it keeps from its first run on.
+
+    Args:
+        folder: of experiments, new or not.
+        dataset: the data set.
+        changes: of `protocol`.
+
+    Raises: ValueError where the experiments began with another value, or other images or masks; as
+        `protocol`.
+    """
+    folder = Path(folder)
+    images, found = {"classes": dataset.num_classes}, _plain(protocol(dataset.name, **changes))
+    if any(folder.glob("*/seed-*/config.json")):
+        asked, found = found, _read_protocol(folder)
+        given = [name for name, value in changes.items() if value is not None]
+        for name in ("dataset", *given):
+            if asked[name] != found[name]:
                 raise ValueError(
-                    f"The experiments in {folder} began with {name} {began[name]}, and their rows "
-                    f"can't be compared with others. Received: {value}. Give another folder."
+                    f"The experiments in {folder} began with {name} {found[name]}, and their rows "
+                    f"can't be compared with others. Received: {asked[name]}. Give another folder."
                 )
-        return began
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as written:
-        written.write_text(json.dumps({**known, **changes}, indent=2) + "\n", "utf-8")
-    return _read_protocol(folder)
+    for split in ("train", found["val_split"]):
+        files = json.dumps(runs.files_of(dataset.samples(split)))
+        images[split] = hashlib.sha256(files.encode()).hexdigest()
+    if found.setdefault("images", images) != images:
+        raise ValueError(
+            f"The experiments in {folder} began with other images, masks or classes of "
+            f"{dataset.name}, and their rows can't be compared with others. Give another folder."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / _PROTOCOL) as path:
+        path.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    return found
 
 
 def rows_of(experiments, protocol):
@@ -207,109 +281,117 @@ def rows_of(experiments, protocol):
     for name in experiments:
         if name not in EXPERIMENTS:
             raise ValueError(f"Unknown experiment {name!r}. Known: {', '.join(EXPERIMENTS)}.")
-        found.update(dict.fromkeys(EXPERIMENTS[name][1]))
+        found.update(dict.fromkeys(EXPERIMENTS[name].rows))
     if protocol["other_backbone"] is None:
         found.pop("stem", None)
     return list(found)
 
 
-def build(row, num_classes, protocol, **kwargs):
+def build(row, num_classes, protocol):
     """The model of a row.
 
-    Args: row, of `ROWS`; num_classes; protocol; kwargs, more arguments of the model's function.
+    Args: row, of `ROWS`; num_classes; protocol.
+    Raises: ValueError for an unknown row.
     """
     if row not in ROWS:
         raise ValueError(f"Unknown row {row!r}. Known: {', '.join(ROWS)}.")
-    _, function, changes = ROWS[row]
-    backbone, weights = protocol["backbone"], protocol["weights"]
-    if "backbone" in changes:
-        backbone, weights = protocol["other_backbone"], protocol["other_weights"]
-    filters = "filters" if function == "FCN" else "pyramid_filters"
-    arguments = {**kwargs, **changes, "backbone": backbone, filters: protocol["head_filters"]}
+    _, function, arguments, width, aggregator, stem = ROWS[row]
+    arguments = {**arguments, "backbone": protocol[stem]}
+    arguments["backbone_weights"] = protocol[stem.replace("backbone", "weights")]
+    arguments["filters" if function == "FCN" else "pyramid_filters"] = protocol["head_filters"]
     if function == "SANet":
-        c = round(changes.get("aggregator_filters", 1) * protocol["filters"])
+        c = round(width * protocol["aggregator_filters"])
         arguments["aggregator_filters"] = c
-        if "aggregator" in changes:
-            arguments["aggregator"] = changes["aggregator"](c)
-    return getattr(models, function)(num_classes, backbone_weights=weights, **arguments)
+        arguments["aggregator"] = aggregator and aggregator(c)
+    return getattr(models, function)(num_classes, **arguments)
 
 
-def train(dataset, row, seed, protocol, folder):
+def train(dataset, row, seed, protocol, folder, verbose=0):
     """Trains a row with a seed, or goes on with it; what is finished stays.
 
+    Keras's session is cleared before, and its seeds are set.
+
     Args:
-        dataset: with splits train and val.
+        dataset: with the splits train and that of the protocol.
         row, protocol: see `build`.
         seed: of new weights, dropout, order and crops.
         folder: of the experiments; the run is in its ROW/seed-SEED (see `runs`), and keeps
             config.json, data.json and the figures of each epoch.
+        verbose: of `model.fit`.
 
     Returns: the figures of the last epoch, a dict by the names of `FIGURES`.
 
     Raises: FileExistsError where another process is at it; as `training.fit`.
     """
     folder = Path(folder) / row / f"seed-{seed}"
-    if found := _figures(folder, protocol["epochs"]):
-        return {name: values[-1] for name, values in found.items()}
-    keras.utils.clear_session()
-    keras.utils.set_random_seed(seed)
-    scale = {"image_scale": protocol["image_scale"]}
-    data = pipeline.make_dataset(
-        dataset, "train", protocol["crop"], protocol["batch_size"], seed=seed,
-        scale_range=protocol["scale_range"], **scale,
-    )  # fmt: skip
-    val = pipeline.make_dataset(
-        dataset, "val", batch_size=protocol["val_batch_size"], training=False, **scale
-    )
-    training.fit(
-        build(row, dataset.num_classes, protocol), data, val, folder, protocol["epochs"],
-        learning_rate=protocol["learning_rate"],
-        head_learning_rate_multiple=protocol["head_learning_rate_multiple"],
-        arguments={"row": row, "seed": seed, **protocol}, verbose=0,
-    )  # fmt: skip
-    for name in ("cross_entropy.keras", "cross_entropy_state.keras", "tensorboard"):
-        remove(folder / name)
-    found = _figures(folder, protocol["epochs"])
+    with runs.locked(folder):
+        if not _figures(folder, protocol["epochs"]):
+            keras.utils.clear_session()
+            keras.utils.set_random_seed(seed)
+            scale = {"image_scale": protocol["image_scale"]}
+            data = pipeline.make_dataset(
+                dataset, "train", tuple(protocol["crop"]), protocol["batch_size"], seed=seed,
+                scale_range=protocol["scale_range"], **scale,
+            )  # fmt: skip
+            val = pipeline.make_dataset(
+                dataset, protocol["val_split"], None, protocol["val_batch_size"], training=False,
+                **scale,
+            )  # fmt: skip
+            training.fit(
+                build(row, dataset.num_classes, protocol), data, val, folder, protocol["epochs"],
+                learning_rate=protocol["learning_rate"],
+                head_learning_rate_multiple=protocol["head_learning_rate_multiple"],
+                arguments={"row": row, "seed": seed, **protocol}, verbose=verbose,
+            )  # fmt: skip
+        for name in ("cross_entropy.keras", "cross_entropy_state.keras", "tensorboard"):
+            remove(folder / name)
+        found = _figures(folder, protocol["epochs"])
     return {name: values[-1] for name, values in found.items()}
 
 
-def measure(experiment, num_classes, protocol, folder, rounds=5):
-    """Adds what the rows of an experiment cost to the folder's costs.json, if it is not there."""
+def add_costs(folder, experiment, protocol, rounds=5):
+    """Adds what the rows of an experiment cost to the folder's costs.json, where it lacks them."""
     path, rows = Path(folder) / _COSTS, rows_of([experiment], protocol)
     known = _read_json(path) if path.is_file() else {}
     if list(known.get(experiment, ())) != rows:
-        known[experiment] = costs(rows, num_classes, protocol, rounds)
+        known[experiment] = costs(rows, protocol["images"]["classes"], protocol, rounds)
         with replacing(path) as written:
             written.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
 
 
 def costs(rows, num_classes, protocol, rounds=5):
-    """What each row costs: parameters, multiply-accumulates, seconds of a training step.
+    """What each row costs: parameters, multiply-accumulates, time of a training step.
 
-    Steps run in turn, so that a machine that is slower for a while is so for all rows.
+    Its steps are timed in turn with those of the first row, for a machine that is slower for a
+    while is so for both.
 
     Args: rows, names; num_classes, protocol, see `build`; rounds, timed steps of each, after two.
     Returns: dict from a row to its "parameters", "macs" (of the prediction of one crop) and
-        "step_seconds" (median, of a batch).
+        "step_ratio" (of medians, to the first row's).
     """
     rng, shape = np.random.default_rng(0), (protocol["batch_size"], *protocol["crop"])
     image = rng.integers(0, 256, (*shape, 3)).astype("uint8")
     mask = rng.integers(0, num_classes, shape).astype("uint8")
-    found, steps, seconds = {}, {}, {row: [] for row in rows}
+    found, first = {}, None
     for row in rows:
         model = build(row, num_classes, {**protocol, "weights": None, "other_weights": None})
         counted = Summary(models.without_auxiliary(model), tuple(protocol["crop"]))
-        found[row] = {"parameters": counted.parameters, "macs": counted.macs}
         training.compile(model, 1000)
         target = dict.fromkeys(model.output, mask) if isinstance(model.output, dict) else mask
-        steps[row] = functools.partial(model.train_on_batch, image, target)
-    for _ in range(2 + rounds):
-        for row, step in steps.items():
-            start = time.perf_counter()
-            step()
-            seconds[row].append(time.perf_counter() - start)
-    for row in rows:
-        found[row]["step_seconds"] = float(np.median(seconds[row][2:]))
+        step = functools.partial(model.train_on_batch, image, target)
+        first = first or step
+        seconds = {first: [], step: []}
+        for _ in range(2 + rounds):
+            for timed, took in seconds.items():
+                start = time.perf_counter()
+                timed()
+                took.append(time.perf_counter() - start)
+        medians = {timed: np.median(took[2:]) for timed, took in seconds.items()}
+        found[row] = {
+            "parameters": counted.parameters,
+            "macs": counted.macs,
+            "step_ratio": round(float(medians[step] / medians[first]), 3),
+        }
     return found
 
 
@@ -317,14 +399,15 @@ class Results:
     """Figures of trained rows, epoch by epoch.
 
     Args:
-        protocol: what all rows share, with the name of the "dataset".
+        protocol: what all rows share.
         runs: dict from a row to a dict from a seed to a dict from a figure of `FIGURES` to a list
             of its values, one an epoch.
         costs: dict from an experiment to what `costs` says of its rows.
+        made: list of dicts, by what the runs were made: backend, versions, devices, revision.
     """
 
-    def __init__(self, protocol, runs, costs=None):
-        self.protocol, self.runs, self.costs = protocol, runs, costs or {}
+    def __init__(self, protocol, runs, costs=None, made=()):
+        self.protocol, self.runs, self.costs, self.made = protocol, runs, costs or {}, list(made)
 
     @classmethod
     def load(cls, path):
@@ -333,31 +416,33 @@ class Results:
         Raises: FileNotFoundError, ValueError that names the file.
         """
         path = Path(path)
-        if path.is_dir():
-            protocol = _read_protocol(path)
-            found = {
-                row: {
-                    int(folder.name.removeprefix("seed-")): _figures(folder, protocol["epochs"])
-                    for folder in sorted((path / row).glob("seed-*"), key=by_number)
-                }
-                for row in ROWS
+        if path.is_file():
+            found = _read_json(path, "protocol", "runs", "costs", "made")
+            of_rows = {
+                row: {int(seed): figures for seed, figures in seeds.items()}
+                for row, seeds in found["runs"].items()
             }
-            found = {row: {s: f for s, f in seeds.items() if f} for row, seeds in found.items()}
-            costs = _read_json(path / _COSTS) if (path / _COSTS).is_file() else {}
-            return cls(protocol, {row: seeds for row, seeds in found.items() if seeds}, costs)
-        found = _read_json(path)
-        of_rows = {
-            row: {int(seed): figures for seed, figures in seeds.items()}
-            for row, seeds in found["runs"].items()
-        }
-        return cls(found["protocol"], of_rows, found["costs"])
+            return cls(found["protocol"], of_rows, found["costs"], found["made"])
+        protocol, of_rows, made = _read_protocol(path), {}, []
+        for row in ROWS:
+            for folder in sorted((path / row).glob("seed-*"), key=lambda folder: len(folder.name)):
+                seed = re.fullmatch(r"seed-(\d+)", folder.name)
+                if seed and (figures := _figures(folder, protocol["epochs"])):
+                    of_rows.setdefault(row, {})[int(seed[1])] = figures
+                    config = _read_json(folder / "config.json", "versions")
+                    by = {name: config.get(name) for name in ("versions", "devices", "revision")}
+                    made += [by] if by not in made else []
+        costs = _read_json(path / _COSTS) if (path / _COSTS).is_file() else {}
+        return cls(protocol, of_rows, costs, made)
 
     def save(self, path):
-        """Writes results.json."""
+        """Writes results.json, in which weights are named without their folder."""
         protocol = dict(self.protocol)
-        for name in ("weights", "other_weights"):  # where a file lies is nobody's business
+        for name in ("weights", "other_weights"):
             protocol[name] = protocol[name] and Path(protocol[name]).name
-        found = {"protocol": protocol, "costs": self.costs, "runs": self.runs}
+        found = {
+            "protocol": protocol, "made": self.made, "costs": self.costs, "runs": self.runs,
+        }  # fmt: skip
         text = json.dumps(found, indent=1)
         text = re.sub(r"\[[^][{}]*\]", lambda match: " ".join(match[0].split()), text)
         with replacing(path) as written:
@@ -393,47 +478,68 @@ class Results:
 
     def table(self, experiment):
         """Markdown: figures of an experiment's rows, and their differences from the first."""
-        title, rows = EXPERIMENTS[experiment][0], self._rows(experiment)
-        costs, first = self.costs.get(experiment, {}), self.label(rows[0])
+        costs, rows = self.costs.get(experiment, {}), self.rows(experiment)
+        first, *others = EXPERIMENTS[experiment].rows
         head = ["", "seeds"]
         if costs:
-            head += ["M parameters", "GMAC", f"train step / that of {first}"]
+            head += ["M parameters", "GMAC", f"train step / {self.label(first)}'s"]
         head += [what for what, _, _ in FIGURES.values()]
-        head += [f"mean IoU less that of {first}", "epochs to its best mean accuracy"]
+        head += [f"mean IoU less {self.label(first)}'s", f"epochs to {self.label(first)}'s best"]
         lines = [head, ["---"] * len(head)]
         for row in rows:
             cells = [self.label(row), str(len(self.runs[row]))]
             if row in costs:
                 cost = costs[row]
                 cells += [f"{cost['parameters'] / 1e6:.2f}", f"{cost['macs'] / 1e9:.2f}"]
-                cells.append(f"{cost['step_seconds'] / costs[rows[0]]['step_seconds']:.2f}")
+                cells.append(f"{cost['step_ratio']:.2f}")
             elif costs:
                 cells += [""] * 3
             for figure, (_, factor, digits) in FIGURES.items():
                 cells.append(_interval(factor * self.values(row, figure), digits))
-            if row == rows[0]:
-                cells += ["", ""]
+            if row in others and first in rows:
+                cells.append(_difference(100 * self.values(row, "mean_iou", first)))
+                cells.append(_epochs(self.epochs_to_reach(row, first)))
             else:
-                cells.append(_difference(100 * self.values(row, "mean_iou", rows[0])))
-                cells.append(_epochs(self.epochs_to_reach(row, rows[0])))
+                cells += ["", ""]
             lines.append(cells)
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        return f"**{title}**\n\n{table}\n\n{self.caption()}\n"
+        missing = "" if first in rows else f" {self.label(first)} is not trained yet."
+        note = EXPERIMENTS[experiment].note and f" {EXPERIMENTS[experiment].note}"
+        title = EXPERIMENTS[experiment].title
+        return f"**{title}**\n\n{table}\n\n{self.caption()}{note}{missing}\n"
 
     def caption(self):
         """What the figures of a table are."""
         p = self.protocol
         scale = "" if p["image_scale"] == 1 else f" at {p['image_scale']:g} of their size"
+        backends = ", ".join(dict.fromkeys(by["versions"]["backend"] for by in self.made))
         return (
-            f"Validation images of {p['dataset']}{scale} after the last of {p['epochs']} epochs, "
-            f"in percent (cross-entropy: nats a pixel); {p['backbone']}, c' = {p['filters']}. Mean "
-            "± half of the 95 % interval over seeds (Student's t); differences are seed by seed, "
-            "clear where their interval leaves 0 out."
+            f"Whole images of {p['dataset']}, {p['val_split']}{scale}, after the last of "
+            f"{p['epochs']} epochs on crops of {'x'.join(map(str, p['crop']))}, in percent "
+            f"(cross-entropy: nats a pixel); {p['backbone']}, c' = {p['aggregator_filters']}"
+            f"{backends and f', {backends}'}. Mean ± half of the 95 % interval over seeds "
+            "(Student's t), which is of trainings, not of other images. Differences are seed by "
+            f"seed, of {_CLEAR} seeds or more clear where the interval leaves 0 out; one in twenty "
+            "is so by chance. Epochs: to the best mean accuracy, seed by seed."
         )
 
     def label(self, row):
         """What a row is."""
-        return ROWS[row][0]
+        if ROWS[row].stem == "other_backbone":
+            return f"{ROWS[row].label}, {self.protocol['other_backbone']}"
+        return ROWS[row].label
+
+    def rows(self, experiment):
+        """Names of an experiment's rows that are trained; in Figure 3 the best of their kinds."""
+        rows = EXPERIMENTS[experiment].rows
+        if experiment == "figure3":
+            rows = [self._best(row.partition("_")) or row for row in rows]
+        return [row for row in rows if row in self.runs]
+
+    def _best(self, kind):
+        """Of the rows of a kind ("skip", "_", "s4") that are trained, that of most mean IoU."""
+        rows = [row for row in self.runs if row.startswith("".join(kind[:2])) and kind[2]]
+        return max(rows, key=lambda row: self.values(row, "mean_iou").mean(), default=None)
 
     def plot_curves(self, experiment, figure="mean_accuracy"):
         """Figure 3: a figure over the epochs, mean and interval of the seeds.
@@ -441,7 +547,7 @@ class Results:
         Returns: matplotlib `Axes`.
         """
         curves = {}
-        for row in self._rows(experiment):
+        for row in self.rows(experiment):
             values = np.array([figures[figure] for figures in self.runs[row].values()])
             curves[self.label(row)] = interval(FIGURES[figure][1] * values)
         name, factor, _ = FIGURES[figure]
@@ -452,15 +558,16 @@ class Results:
 
         Returns: matplotlib `Axes`.
         """
-        first, *others = self._rows(experiment)
+        first, *others = EXPERIMENTS[experiment].rows
         name, factor, _ = FIGURES[figure]
         differences = {
-            self.label(row): interval(factor * self.values(row, figure, first)) for row in others
+            self.label(row): interval(factor * values)
+            for row in self.rows(experiment)
+            if row != first and len(values := self.values(row, figure, first))
         }
         unit = ", points" if factor == 100 else ""
-        return visualization.plot_intervals(
-            differences, f"{name} less that of {self.label(first)}{unit}"
-        )
+        xlabel = f"{name} less {self.label(first)}'s{unit}"
+        return visualization.plot_intervals(differences, xlabel)
 
     def write_table(self, folder, experiment):
         """Writes the table as EXPERIMENT.md, and returns it."""
@@ -471,18 +578,13 @@ class Results:
 
     def write_plots(self, folder, experiment):
         """Writes the curves as EXPERIMENT_curves.png, and the differences as EXPERIMENT.png."""
-        plots = {f"{experiment}_curves.png": self.plot_curves}
-        if len(self._rows(experiment)) > 1:
-            plots[f"{experiment}.png"] = self.plot_differences
+        plots = {
+            f"{experiment}_curves.png": self.plot_curves,
+            f"{experiment}.png": self.plot_differences,
+        }
         for name, plot in plots.items():
             with replacing(Path(folder) / name) as path:
                 visualization.save_plot(plot(experiment), path)
-
-    def _rows(self, experiment):
-        rows = [row for row in EXPERIMENTS[experiment][1] if row in self.runs]
-        if not rows:
-            raise ValueError(f"No row of {experiment} is trained yet.")
-        return rows
 
 
 def interval(values):
@@ -495,7 +597,7 @@ def interval(values):
     n, mean = len(values), values.mean(axis=0)
     if n < 2:
         return mean, mean * np.nan, mean * np.nan
-    t = _T[n - 2] if n - 2 < len(_T) else 1.96
+    t = _T[min(n - 2, len(_T) - 1)]
     half = t * values.std(axis=0, ddof=1) / math.sqrt(n)
     return mean, mean - half, mean + half
 
@@ -509,9 +611,11 @@ def _difference(values):
     if not len(values):
         return ""
     mean, low, high = interval(values)
+    seeds = f"{len(values)} seed{'s' * (len(values) > 1)}"
     if math.isnan(low):
-        return f"{mean:+.2f}"
-    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f})" + (", clear" if low > 0 or high < 0 else "")
+        return f"{mean:+.2f} ({seeds})"
+    clear = ", clear" if len(values) >= _CLEAR and (low > 0 or high < 0) else ""
+    return f"{mean:+.2f} ({low:+.2f} to {high:+.2f}, {seeds}){clear}"
 
 
 def _epochs(found):
@@ -520,10 +624,16 @@ def _epochs(found):
 
 def _figures(folder, epochs):
     """Figures of a run, epoch by epoch; none where it is not finished."""
-    rows = runs.rows(folder / "cross_entropy.csv")
+    log = folder / "cross_entropy.csv"
+    rows = runs.rows(log)
     if len(rows) < epochs:
         return {}
-    return {name: [round(row[f"val_{name}"], 6) for row in rows] for name in FIGURES}
+    try:
+        return {name: [round(row[f"val_{name}"], 6) for row in rows] for name in FIGURES}
+    except KeyError as error:
+        raise ValueError(
+            f"{log} lacks {error} in a row: delete its folder, to train anew."
+        ) from None
 
 
 def _plain(value):
@@ -535,11 +645,16 @@ def _read_protocol(folder):
     path = Path(folder) / _PROTOCOL
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no experiments: there is no {path}.")
-    return _read_json(path)
+    return _read_json(path, "dataset", "images", *_DEFAULT)
 
 
-def _read_json(path):
+def _read_json(path, *keys):
+    """The dict in a file, which has these keys."""
     try:
-        return json.loads(Path(path).read_text("utf-8"))
+        found = json.loads(Path(path).read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}.") from error
+    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if missing:
+        raise ValueError(f"{path} is no such file, or of another version: no {', '.join(missing)}.")
+    return found

@@ -174,6 +174,8 @@ def measure(build, size=473, batch_size=1, rounds=5):
             f"{build!r} ({error})."
         ) from None
     backend = {"KERAS_BACKEND": keras.backend.backend()}
+    # As much of a GPU as is needed: this process may hold a part of it, and the peak is asked for.
+    backend |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
     path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     ran = subprocess.run(
         [sys.executable, "-c", "from keras_sanet import benchmark; benchmark._measure()"],

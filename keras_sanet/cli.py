@@ -447,64 +447,94 @@ def ablate(options):
     that the same command goes on after a stop, more experiments share rows with those before, and
     several processes, started with the same command, share the work. Writes results.json and, of
     each experiment, a table (.md), the differences from its first row and the curves (.png).
+    Table II needs no training.
     """
     folder = Path(options.output or f"ablation/{options.dataset}")
     asked = list(dict.fromkeys(options.experiments))
     if "all" in asked:
-        asked = ["table2", *ablation.EXPERIMENTS]
-    if "table2" in asked:
-        asked.remove("table2")
-        _table2(folder)
-        if not asked:
-            return
-    changes = {name: getattr(options, name) for name in _PROTOCOL}
-    changes = {name: list(v) if isinstance(v, tuple) else v for name, v in changes.items()}
-    for name in ("weights", "other_weights"):
-        if changes[name] not in (None, "imagenet"):
-            changes[name] = str(Path(changes[name]).resolve())
-    protocol = ablation.protocol(options.dataset, folder, **changes)
-    left = []
-    if not options.report:
+        asked = [*ablation.EXPERIMENTS, "table2"]
+    experiments = [name for name in asked if name != "table2"]
+    failed, left = [], []
+    if experiments and not options.report:
         dataset = _load_dataset(options)
-        rows = ablation.rows_of(asked, protocol)
-        runs = list(itertools.product(range(options.seeds), rows))
-        for number, (seed, row) in enumerate(runs, start=1):
-            print(
-                f"{number}/{len(runs)} {ablation.ROWS[row][0]}, seed {seed}: ", end="", flush=True
-            )
-            start = time.monotonic()
-            try:
-                figures = ablation.train(dataset, row, seed, protocol, folder)
-            except FileExistsError:
-                left.append(row)
-                print("another process is at it", flush=True)
-            else:
-                took = _duration(time.monotonic() - start)
-                print(f"mean IoU {100 * figures['mean_iou']:.2f} %, {took}", flush=True)
+        changes = {name: getattr(options, name) for name in _PROTOCOL}
+        for name in ("weights", "other_weights"):
+            if changes[name] not in (None, "imagenet", "none"):
+                changes[name] = str(Path(changes[name]).resolve())
+        protocol = ablation.begin(folder, dataset, **changes)
+        failed, left = _train_rows(dataset, experiments, protocol, folder, options)
+        _report(folder, experiments)
         if options.rounds and not left:
-            for experiment in asked:
-                ablation.measure(experiment, dataset.num_classes, protocol, folder, options.rounds)
-    results = ablation.Results.load(folder)
-    results.save(folder / "results.json")
-    for experiment in asked:
-        print(f"\n{results.write_table(folder, experiment)}", flush=True)
-    for experiment in asked:
-        results.write_plots(folder, experiment)
-    if left:
-        print(f"{len(left)} runs are other processes': the same command, when they are done.")
+            print("Timing the rows' training steps ...", flush=True)
+            for experiment in experiments:
+                ablation.add_costs(folder, experiment, protocol, options.rounds)
+    if experiments:
+        for text in _report(folder, experiments):
+            print(f"\n{text}", flush=True)
+    if "table2" in asked:
+        print(f"\n{_table2(folder, options)}")
+    for number, what in ((len(failed), "failed"), (len(left), "are other processes'")):
+        if number:
+            print(f"{number} runs {what}: the same command goes on with them.")
     print(f"Results:   {folder.resolve()}")
+    return 1 if failed else 0
 
 
-def _table2(folder):
-    table = TableII(measure=True, track=lambda rows: _tracked(list(rows), "Measuring"))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, text in (
-        ("table2.md", f"**Table II: what the models cost**\n\n{table}\n"),
-        ("table2.json", json.dumps(table.as_dict(), indent=1) + "\n"),
-    ):
-        with saving.replacing(folder / name) as path:
-            path.write_text(text, "utf-8")
-    print(f"\n{table}\n\nTable II:  {(folder / 'table2.md').resolve()}", flush=True)
+def _train_rows(dataset, experiments, protocol, folder, options):
+    """Trains what is not trained. Returns the runs that failed, and those of other processes."""
+    failed, left = [], []
+    rows = ablation.rows_of(experiments, protocol)
+    todo = list(itertools.product(range(options.seeds), rows))
+    for number, (seed, row) in enumerate(todo, start=1):
+        label = f"{number}/{len(todo)} {ablation.ROWS[row].label} ({row}), seed {seed}"
+        print(f"{label}: ", end="", flush=True)
+        start = time.monotonic()
+        try:
+            figures = ablation.train(dataset, row, seed, protocol, folder, options.verbose)
+        except FileExistsError:
+            left.append(label)
+            print("another process is at it", flush=True)
+        except ArithmeticError as error:  # a loss that is not finite
+            failed.append(label)
+            print(error, flush=True)
+        else:
+            took = _duration(time.monotonic() - start)
+            print(f"mean IoU {100 * figures['mean_iou']:.2f} %, {took}", flush=True)
+    return failed, left
+
+
+def _report(folder, experiments):
+    """Writes what there is of experiments; returns their tables."""
+    results = ablation.Results.load(folder)
+    there = [experiment for experiment in experiments if results.rows(experiment)]
+    if not there:
+        raise FileNotFoundError(f"No row of {', '.join(experiments)} is trained in {folder}.")
+    results.save(folder / "results.json")
+    tables = [results.write_table(folder, experiment) for experiment in there]
+    for experiment in there:
+        results.write_plots(folder, experiment)
+    return tables
+
+
+def _table2(folder, options):
+    """Measures Table II, where its file is not there; returns it."""
+    path = folder / "table2.md"
+    if not path.is_file():
+        if options.report:
+            raise FileNotFoundError(f"There is no {path}: leave --report out to measure Table II.")
+        folder.mkdir(parents=True, exist_ok=True)
+        table = TableII(
+            measure=True,
+            rounds=options.rounds or 1,
+            track=lambda rows: _tracked(list(rows), "Measuring"),
+        )
+        for name, text in (
+            ("table2.json", json.dumps(table.as_dict(), indent=1) + "\n"),
+            ("table2.md", f"**Table II: what the models cost**\n\n{table}\n"),
+        ):
+            with saving.replacing(folder / name) as written:
+                written.write_text(text, "utf-8")
+    return path.read_text("utf-8")
 
 
 def inspect(options):
@@ -989,7 +1019,7 @@ def _parser(recipe=None):
     sub.add_argument("--rounds", type=int, default=5, help="timed predictions of --measure")
 
     sub = command(ablate)
-    titles = {name: title for name, (title, _) in ablation.EXPERIMENTS.items()}
+    titles = {name: experiment.title for name, experiment in ablation.EXPERIMENTS.items()}
     titles = {**titles, "table2": "Table II: what the models cost", "all": "all of them"}
     sub.add_argument(
         "experiments",
@@ -1002,9 +1032,12 @@ def _parser(recipe=None):
     sub.set_defaults(dataset="scenes")
     sub.add_argument("--output", help="folder, new or to go on with [ablation/DATASET]")
     sub.add_argument(
-        "--seeds", type=_count, default=3, help="trainings of each row, seeds 0, 1, .."
+        "--seeds", type=int, choices=range(1, 100), metavar="N", default=3, help="trainings a row"
     )
-    sub.add_argument("--rounds", type=_count, default=5, help="timed training steps of each row")
+    sub.add_argument(
+        "--rounds", type=_count, default=5, help="timed training steps of each row; 0 for none"
+    )
+    sub.add_argument("--verbose", type=int, choices=(0, 1, 2), default=0, help="as of `train`")
     sub.add_argument(
         "--report", action="store_true", help="train nothing; tables and plots of what is there"
     )
@@ -1014,8 +1047,9 @@ def _parser(recipe=None):
     for name in ("backbone", "other_backbone"):
         shared.add_argument(_flag(name), choices=backbones.names())
     for name in ("weights", "other_weights"):
-        shared.add_argument(_flag(name), help='"imagenet", or the file of a checkpoint')
-    shared.add_argument("--filters", type=int, help="channels c' of the aggregator")
+        shared.add_argument(_flag(name), help='"imagenet", the file of a checkpoint, or "none"')
+    shared.add_argument("--val-split", help="split of the figures")
+    shared.add_argument("--aggregator-filters", type=int, help="channels c' of the aggregator")
     shared.add_argument("--head-filters", type=int, help="of the 3x3 before the classifier")
     for name in ("image_scale", "learning_rate", "head_learning_rate_multiple"):
         shared.add_argument(_flag(name), type=_positive)

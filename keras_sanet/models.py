@@ -201,7 +201,7 @@ def describe(model):
         if not any(name.startswith("adapter_") for name in found):
             return "PSPNet", arguments
         aggregator = found.get("aggregator")
-        if not isinstance(aggregator, ConvLSTMAggregator):
+        if not _is_of_sanet(aggregator):
             raise ValueError(
                 f"The model {model.name!r} has an `aggregator` of its own, so it can't be told by "
                 "the arguments of `SANet`. Save it as .keras."
@@ -225,6 +225,15 @@ def describe(model):
         index = found["auxiliary_classifier"].input._keras_history.tensor_index
         arguments["auxiliary"] = sorted(found["backbone"].output)[index]  # as Keras flattens a dict
     return "FCN", arguments
+
+
+def _is_of_sanet(aggregator):
+    """Whether `SANet` would make this layer of its arguments."""
+    if not isinstance(aggregator, ConvLSTMAggregator):
+        return False
+    own = aggregator.get_config()
+    kept = {name: own[name] for name in ("name", "dtype", "filters", "dilation_rate")}
+    return own == ConvLSTMAggregator(**kept).get_config()
 
 
 def without_auxiliary(model):

@@ -52,6 +52,7 @@ except ImportError:  # Windows
     import msvcrt
 
 _PACKAGES = ("numpy", "pillow", "h5py", "tensorflow", "jax", "torch")
+_HELD = set()  # folders that this process has locked
 _HEAD = 4096  # bytes of a file that its entry in data.json is made from
 
 
@@ -62,13 +63,14 @@ _HEAD = 4096  # bytes of a file that its entry in data.json is made from
 def locked(folder):
     """Context in which no other process trains into a folder; made if it is not there.
 
-    The operating system gives the lock back when the process ends, however it ends.
+    This process may take it again inside. The operating system gives the lock back when the process
+    ends, however it ends.
 
     Raises: FileExistsError that names the process that holds it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if not distribution.is_chief():
+    if not distribution.is_chief() or folder.resolve() in _HELD:
         yield
         return
     with open(folder / ".lock", "a+", encoding="utf-8") as file:
@@ -89,7 +91,11 @@ def locked(folder):
         file.flush()
         for left in folder.glob(".new-*"):  # of runs that were killed
             remove(left)
-        yield
+        _HELD.add(folder.resolve())
+        try:
+            yield
+        finally:
+            _HELD.discard(folder.resolve())
 
 
 def write_config(folder, arguments, loaders):
@@ -378,8 +384,10 @@ class OfLogits(keras.callbacks.Callback):
     the callbacks that follow: "val_logits_mean_iou" is "val_mean_iou"."""
 
     def on_epoch_end(self, epoch, logs=None):
-        for name in [name for name in logs or () if "logits_" in name]:
-            plain = name.replace("logits_", "")
+        names = list(logs or ()) if isinstance(self.model.output, dict) else ()
+        for name in names:
+            plain = name.removeprefix("val_").removeprefix("logits_")
+            plain = f"val_{plain}" if name.startswith("val_") else plain
             if plain not in logs:  # "loss" is of all outputs
                 logs[plain] = logs.pop(name)
 

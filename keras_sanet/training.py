@@ -241,6 +241,7 @@ def fit(
             runs.write_config(folder, arguments, loaders)
             for data, first, last in _parts(given, folder, phase, count):
                 distribution.wait()
+                renaming, *kept = callbacks(folder, phase, data, save_every, asked)
                 model.fit(
                     data,
                     validation_data=validated,
@@ -250,8 +251,9 @@ def fit(
                     callbacks=[
                         runs.StopAt(count, len(train), len(train) - len(data)),
                         runs.Skipped(skipped, loaders.values()),
+                        renaming,
                         *extra_callbacks,
-                        *callbacks(folder, phase, data, save_every, asked),
+                        *kept,
                     ],
                     verbose=verbose,
                 )

@@ -1,6 +1,5 @@
 """The experiments: their rows, their statistics, and what a folder of them keeps."""
 
-import json
 import subprocess
 import sys
 
@@ -10,11 +9,12 @@ import pytest
 from test_cli import call
 
 from keras_sanet import ablation, datasets
+from keras_sanet.ablation import ROWS
 from keras_sanet.datasets import scenes
 from keras_sanet.summary import Summary
 
 TINY = {
-    "crop": [32, 48], "filters": 4, "head_filters": 4, "epochs": 2, "batch_size": 2,
+    "crop": [32, 48], "aggregator_filters": 4, "head_filters": 4, "epochs": 2, "batch_size": 2,
     "val_batch_size": 2, "learning_rate": 1e-3,
 }  # fmt: skip
 
@@ -32,8 +32,8 @@ def small():
     return ablation.protocol("scenes", **TINY)
 
 
-def results(values, figure="mean_iou", epochs=1):
-    """Results of rows by {row: {seed: last value, or list of all}}, of one figure alone."""
+def results(values, epochs=1):
+    """Results of rows by {row: {seed: last value, or list of all}}, the same in each figure."""
     protocol = {**ablation.protocol("scenes"), "epochs": epochs}
     runs = {
         row: {
@@ -61,7 +61,7 @@ def test_the_other_stem_is_a_row_where_the_protocol_has_one(small):
 
 
 def test_every_row_stands_in_an_experiment():
-    named = {row for _, rows in ablation.EXPERIMENTS.values() for row in rows}
+    named = {row for experiment in ablation.EXPERIMENTS.values() for row in experiment.rows}
     assert named == set(ablation.ROWS)
 
 
@@ -82,7 +82,7 @@ def test_the_stem_row_takes_the_other_backbone(small):
 def test_widths_are_multiples_of_the_protocols(small):
     widths = [
         ablation.build(row, 5, small).get_layer("aggregator").filters
-        for row in ("filters_x0.5", "sanet", "filters_x2", "filters_x4")
+        for row in ("width_x0.5", "sanet", "width_x2", "width_x4")
     ]
     assert widths == [2, 4, 8, 16]
 
@@ -90,7 +90,7 @@ def test_widths_are_multiples_of_the_protocols(small):
 @pytest.mark.parametrize(("row", "joined"), [("sum", 1), ("concatenate", 5)])
 def test_convolutions_without_recurrence_multiply_as_much_as_the_convlstm(row, joined, small):
     c = 32
-    model = ablation.build(row, 5, {**small, "filters": c})
+    model = ablation.build(row, 5, {**small, "aggregator_filters": c})
     after = [
         layer.kernel.shape
         for layer in model.layers
@@ -113,28 +113,39 @@ def test_an_unknown_row_or_experiment_lists_the_known_ones(small):
 # Protocol
 
 
-def test_a_folder_keeps_its_protocol(tmp_path):
-    began = ablation.protocol("scenes", tmp_path, **TINY)
-    assert began["epochs"] == 2
-    assert ablation.protocol("scenes", tmp_path) == began
-
-
-def test_other_values_than_a_folder_began_with_are_refused(tmp_path):
-    ablation.protocol("scenes", tmp_path, **TINY)
-    with pytest.raises(ValueError, match="began with epochs 2.*Received: 3. Give another folder"):
-        ablation.protocol("scenes", tmp_path, epochs=3)
-    with pytest.raises(ValueError, match="began with dataset scenes.*Received: camvid"):
-        ablation.protocol("camvid", tmp_path)
+def test_a_data_set_without_a_protocol_gets_the_papers_stem_and_crop():
+    found = ablation.protocol("ade20k")
+    assert (found["backbone"], found["crop"]) == ("resnext50", (473, 473))
+    assert (found["aggregator_filters"], found["other_weights"]) == (256, "imagenet")
 
 
 def test_an_unknown_value_of_a_protocol_is_named():
-    with pytest.raises(ValueError, match="no 'epoch'. It has: dataset, backbone"):
+    with pytest.raises(ValueError, match="no 'epoch'. It has: val_split, backbone"):
         ablation.protocol("scenes", epoch=3)
 
 
-def test_a_data_set_without_a_protocol_gets_the_papers_stem_and_crop():
-    found = ablation.protocol("ade20k")
-    assert (found["backbone"], found["crop"], found["filters"]) == ("resnext50", (473, 473), 256)
+@pytest.mark.parametrize("changes", [{"epochs": 0}, {"crop": (0, 32)}, {"aggregator_filters": 1.5}])
+def test_a_number_that_is_not_positive_is_named(changes):
+    (name,) = changes
+    with pytest.raises(ValueError, match=f"`{name}` must be positive. Received: {name}="):
+        ablation.protocol("scenes", **changes)
+
+
+def test_none_is_the_word_for_no_weights():
+    found = ablation.protocol("camvid", weights="none")
+    assert found["weights"] is None and found["other_weights"] is None
+
+
+def test_the_other_stem_starts_as_the_first_one():
+    found = ablation.protocol("camvid", weights="imagenet", other_backbone="resnet50")
+    assert found["other_weights"] == "imagenet"
+    with pytest.raises(ValueError, match="`other_weights` must be given with a file as `weights`"):
+        ablation.protocol("camvid", weights="resnet18.pth", other_backbone="resnet50")
+
+
+def test_a_folder_without_runs_takes_a_new_protocol(drawn, tmp_path):
+    assert ablation.begin(tmp_path, drawn, **TINY)["epochs"] == 2
+    assert ablation.begin(tmp_path, drawn, **{**TINY, "epochs": 5})["epochs"] == 5
 
 
 # Statistics
@@ -164,19 +175,41 @@ def test_a_difference_is_taken_seed_by_seed():
     assert found.values("psp", "mean_iou", "fcn") == pytest.approx([0.1, -0.1])
 
 
+def cells(table):
+    """The cells of each row of a table, by the first one."""
+    rows = [line.split("|")[1:-1] for line in table.splitlines() if line.startswith("|")]
+    return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+
+
 def test_a_difference_is_clear_where_its_interval_leaves_zero_out():
     found = results({
         "fcn": {0: 0.1, 1: 0.1, 2: 0.1},
         "psp": {0: 0.21, 1: 0.20, 2: 0.19},  # 10 +- 4.303 / 3^0.5 points
         "sanet": {0: 0.31, 1: 0.10, 2: 0.19},
     })  # fmt: skip
-    lines = {
-        line.split("|")[1].strip(): line
-        for line in found.table("table3").splitlines()
-        if "|" in line
-    }
-    assert "+10.00 (+7.52 to +12.48), clear" in lines["FCN + PSP"]
-    assert "clear" not in lines["FCN + PSP + aggregation (SANet)"]
+    lines = cells(found.table("table3"))
+    assert lines["FCN + PSP"][-2] == "+10.00 (+7.52 to +12.48, 3 seeds), clear"
+    assert not lines["FCN + PSP + aggregation (SANet)"][-2].endswith("clear")
+
+
+def test_two_seeds_make_no_difference_clear():
+    # Equal differences: their interval has no width.
+    found = results({"fcn": {0: 0.1, 1: 0.2}, "psp": {0: 0.2, 1: 0.3}})
+    difference = cells(found.table("table3"))["FCN + PSP"][-2]
+    assert difference == "+10.00 (+10.00 to +10.00, 2 seeds)"
+
+
+def test_the_baseline_is_the_first_row_of_the_experiment_trained_or_not():
+    found = results({"psp": {0: 0.2}, "sanet": {0: 0.3}})
+    table = found.table("table3")
+    assert "FCN is not trained yet." in table
+    assert [row[-2:] for row in cells(table).values()][2:] == [["", ""]] * 2
+
+
+def test_figure_3_shows_the_best_skip_and_auxiliary_loss_that_are_trained():
+    values = {"fcn": 0.1, "skip_s0": 0.3, "skip_s4": 0.2, "auxiliary_s1": 0.1, "aggregation": 0.4}
+    found = results({row: {0: value} for row, value in values.items()})
+    assert found.rows("figure3") == ["fcn", "skip_s0", "auxiliary_s1", "aggregation"]
 
 
 def test_figure_3_counts_the_epochs_to_the_best_of_the_baseline():
@@ -184,7 +217,7 @@ def test_figure_3_counts_the_epochs_to_the_best_of_the_baseline():
         "fcn": {0: [0.1, 0.4, 0.3], 1: [0.1, 0.2, 0.3]},
         "aggregation": {0: [0.2, 0.3, 0.4], 1: [0.3, 0.4, 0.5]},
         "skip_s1": {0: [0.2, 0.3, 0.35], 1: [0.1, 0.3, 0.2]},
-    }, "mean_accuracy", epochs=3)  # fmt: skip
+    }, epochs=3)  # fmt: skip
     # The bests are 0.4 and 0.3.
     assert found.epochs_to_reach("aggregation") == [3, 1]
     assert found.epochs_to_reach("skip_s1") == [None, 2]
@@ -194,46 +227,99 @@ def test_figure_3_counts_the_epochs_to_the_best_of_the_baseline():
 
 
 @pytest.fixture(scope="module")
-def trained(drawn, small, tmp_path_factory):
-    """A folder with two rows, and their last figures."""
-    folder = tmp_path_factory.mktemp("ablation")
-    protocol = ablation.protocol("scenes", folder, **TINY)
-    rows = ("fcn", "auxiliary_s2")
-    return folder, {row: ablation.train(drawn, row, 0, protocol, folder) for row in rows}
+def command(drawn, tmp_path_factory):
+    """The arguments of a command for two rows of two epochs, its folder, and what it gave."""
+    pytest.importorskip("matplotlib", reason="plots need matplotlib")
+    data, folder = drawn.samples("train")[0].image.parents[2], tmp_path_factory.mktemp("out")
+    arguments = ["ablate", "adapters", "--data", data, "--output", folder, "--seeds", 1]
+    flags = [
+        text
+        for name, value in TINY.items()
+        for text in (f"--{name.replace('_', '-')}", *(value if name == "crop" else [value]))
+    ]
+    return arguments, folder, call(*arguments, *flags, "--rounds", 1)
 
 
-def test_a_run_keeps_its_figures_and_no_weights(trained):
-    folder, last = trained
-    kept = {path.name for path in (folder / "fcn/seed-0").iterdir()}
+def test_the_command_trains_and_writes_tables_and_plots(command):
+    _, folder, (code, out, error) = command
+    assert code == 0, error
+    assert "1/2 FCN + PSP + aggregation (SANet) (sanet), seed 0: mean IoU" in out
+    written = {path.name for path in folder.iterdir() if path.is_file()}
+    assert written == {
+        "protocol.json", "costs.json", "results.json", "adapters.md", "adapters.png",
+        "adapters_curves.png",
+    }  # fmt: skip
+    assert (folder / "adapters.md").read_text("utf-8") in out
+    assert list(cells(out)) == [
+        "",
+        "---",
+        "FCN + PSP + aggregation (SANet)",
+        ROWS["normalized"].label,
+    ]
+
+
+def test_a_run_keeps_its_figures_and_no_weights(command):
+    kept = {path.name for path in (command[1] / "sanet/seed-0").iterdir()}
     assert kept == {"config.json", "data.json", "cross_entropy.csv", ".lock"}
-    assert last["fcn"].keys() == ablation.FIGURES.keys()
 
 
-def test_a_run_that_is_finished_is_not_repeated(trained, drawn):
-    folder, last = trained
-    log = folder / "fcn/seed-0/cross_entropy.csv"
-    before = log.stat().st_mtime_ns
-    again = ablation.train(drawn, "fcn", 0, ablation.protocol("scenes", folder), folder)
-    assert again == last["fcn"]
-    assert log.stat().st_mtime_ns == before
+def test_the_same_command_trains_and_times_nothing_again(command):
+    arguments, folder, _ = command
+    files = [folder / "sanet/seed-0/cross_entropy.csv", folder / "costs.json"]
+    before = [path.stat().st_mtime_ns for path in files]
+    code, _, error = call(*arguments)
+    assert code == 0, error
+    assert [path.stat().st_mtime_ns for path in files] == before
 
 
-def test_results_of_a_folder_hold_every_epoch_of_the_finished_runs(trained):
-    folder, last = trained
+def test_what_a_killed_run_left_beside_its_figures_is_removed(command):
+    arguments, folder, _ = command
+    left = folder / "sanet/seed-0/cross_entropy_state.keras"
+    left.write_bytes(b"state")
+    call(*arguments)
+    assert not left.exists()
+
+
+def test_a_report_leaves_the_results_as_they_are(command):
+    arguments, folder, _ = command
+    before = (folder / "results.json").read_bytes()
+    code, out, error = call(*arguments, "--report")
+    assert code == 0 and "seed 0" not in out, error
+    assert (folder / "results.json").read_bytes() == before
+
+
+def test_other_values_than_a_folder_began_with_are_refused(command, drawn):
+    arguments, folder, _ = command
+    code, _, error = call(*arguments, "--epochs", 3)
+    assert code == 1 and "began with epochs 2" in error and "Received: 3. Give another" in error
+
+
+def test_other_images_than_a_folder_began_with_are_refused(command, tmp_path):
+    scenes.write(tmp_path / "scenes", size=(32, 48), splits={"train": 5, "val": 2})
+    other = datasets.load("scenes", tmp_path / "scenes")
+    with pytest.raises(ValueError, match="began with other images, masks or classes of scenes"):
+        ablation.begin(command[1], other)
+
+
+def test_results_hold_every_epoch_of_the_finished_runs_and_what_made_them(command):
+    folder = command[1]
     (folder / "psp/seed-0").mkdir(parents=True, exist_ok=True)
     (folder / "psp/seed-0/cross_entropy.csv").write_text("epoch,val_mean_iou\n0,0.5\n")
+    (folder / "sanet/seed-0 (copy)").mkdir(exist_ok=True)
     found = ablation.Results.load(folder)
-    assert set(found.runs) == {"fcn", "auxiliary_s2"}  # psp has one epoch of two
-    for row, seeds in found.runs.items():
+    assert set(found.runs) == {"sanet", "normalized"}  # psp has one epoch of two
+    for seeds in found.runs.values():
+        assert list(seeds) == [0]
         assert {len(values) for values in seeds[0].values()} == {2}
-        assert {name: values[-1] for name, values in seeds[0].items()} == last[row]
+    (made,) = found.made
+    assert made["versions"]["backend"] == keras.backend.backend()
 
 
-def test_results_come_back_from_their_file(trained, tmp_path):
-    found = ablation.Results.load(trained[0])
+def test_results_come_back_from_their_file(command, tmp_path):
+    found = ablation.Results.load(command[1])
     found.save(tmp_path / "results.json")
     again = ablation.Results.load(tmp_path / "results.json")
-    assert (again.runs, again.protocol) == (found.runs, found.protocol)
+    assert vars(again) == vars(found)
 
 
 def test_results_do_not_say_where_a_file_of_weights_lies(tmp_path):
@@ -243,7 +329,7 @@ def test_results_do_not_say_where_a_file_of_weights_lies(tmp_path):
     assert ablation.Results.load(tmp_path / "results.json").protocol["weights"] == "resnet18.pth"
 
 
-def test_a_folder_without_experiments_and_a_damaged_file_are_named(tmp_path):
+def test_a_folder_without_experiments_and_damaged_files_are_named(tmp_path):
     with pytest.raises(
         FileNotFoundError, match="holds no experiments: there is no .*protocol.json"
     ):
@@ -251,9 +337,20 @@ def test_a_folder_without_experiments_and_a_damaged_file_are_named(tmp_path):
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(ValueError, match="results.json is damaged"):
         ablation.Results.load(tmp_path / "results.json")
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(ValueError, match="results.json is no such file.*: no protocol, runs"):
+        ablation.Results.load(tmp_path / "results.json")
 
 
-def test_a_row_that_another_process_trains_is_left_to_it(drawn, small, tmp_path):
+def test_a_log_that_lacks_a_figure_is_named(small, tmp_path):
+    log = tmp_path / "fcn/seed-0/cross_entropy.csv"
+    log.parent.mkdir(parents=True)
+    log.write_text("epoch,val_mean_iou\n0,0.5\n1,0.5\n")
+    with pytest.raises(ValueError, match="cross_entropy.csv lacks 'val_pixel_accuracy'"):
+        ablation.train(None, "fcn", 0, small, tmp_path)
+
+
+def test_a_row_that_another_process_trains_is_left_to_it(small, tmp_path):
     code = "import sys; from keras_sanet import runs\nwith runs.locked(sys.argv[1]):"
     code += " print('locked', flush=True); sys.stdin.read()"
     arguments = [sys.executable, "-c", code, str(tmp_path / "fcn/seed-0")]
@@ -261,8 +358,26 @@ def test_a_row_that_another_process_trains_is_left_to_it(drawn, small, tmp_path)
     with subprocess.Popen(arguments, **pipes) as other:
         assert other.stdout.readline().strip() == b"locked"
         with pytest.raises(FileExistsError, match="Another run trains into"):
-            ablation.train(drawn, "fcn", 0, small, tmp_path)
+            ablation.train(None, "fcn", 0, small, tmp_path)
         other.stdin.close()
+
+
+def test_a_row_whose_loss_is_not_finite_leaves_the_others_their_turn(command, tmp_path):
+    arguments = [tmp_path if value == command[1] else value for value in command[0]]
+    small = ("--crop", 32, 48, "--aggregator-filters", 2, "--head-filters", 2, "--epochs", 1)
+    small += ("--batch-size", 2, "--val-batch-size", 2, "--rounds", 0)
+    code, out, error = call(*arguments, *small, "--learning-rate", 1e30)
+    assert code == 1
+    assert out.count("not finite") + out.count("The loss is nan") == 2
+    assert "No row of adapters is trained" in error
+
+
+def test_a_report_of_nothing_says_so_and_makes_no_folder(tmp_path):
+    code, _, error = call("ablate", "order", "--report", "--output", tmp_path / "new")
+    assert code == 1 and "holds no experiments" in error
+    code, _, error = call("ablate", "table2", "--report", "--output", tmp_path / "new")
+    assert code == 1 and "leave --report out to measure Table II" in error
+    assert not (tmp_path / "new").exists()
 
 
 # Costs
@@ -274,48 +389,13 @@ def test_costs_are_the_parameters_and_products_of_each_row(small):
     # The auxiliary classifier is not there in a prediction.
     assert found["fcn"]["parameters"] == found["auxiliary_s2"]["parameters"] == alone.count_params()
     assert found["fcn"]["macs"] == found["auxiliary_s2"]["macs"] == Summary(alone, (32, 48)).macs
-    assert all(cost["step_seconds"] > 0 for cost in found.values())
+    assert found["fcn"]["step_ratio"] == 1 and found["auxiliary_s2"]["step_ratio"] > 0
 
 
 def test_costs_stand_in_the_table_relative_to_the_first_row():
     found = results({"fcn": {0: 0.1}, "psp": {0: 0.2}})
-    cost = {"parameters": 2_000_000, "macs": 3_000_000_000, "step_seconds": 0.5}
-    found.costs["table3"] = {"fcn": cost, "psp": {**cost, "step_seconds": 0.75}}
-    lines = found.table("table3").splitlines()
-    assert "| M parameters | GMAC | train step / that of FCN |" in lines[2]
-    assert lines[5].startswith("| FCN + PSP | 1 | 2.00 | 3.00 | 1.50 |")
-
-
-# The command
-
-
-def test_the_command_trains_and_writes_tables_and_plots(drawn, tmp_path):
-    pytest.importorskip("matplotlib", reason="plots need matplotlib")
-    data, folder = drawn.samples("train")[0].image.parents[2], tmp_path / "out"
-    common = ("--data", data, "--output", folder, "--seeds", 1)
-    flags = ("--crop", 32, 48, "--filters", 4, "--head-filters", 4, "--epochs", 1)
-    flags += ("--batch-size", 2, "--val-batch-size", 2, "--rounds", 1)
-    code, out, error = call("ablate", "adapters", *common, *flags)
-    assert code == 0, error
-    assert "1/2 FCN + PSP + aggregation (SANet), seed 0: mean IoU" in out
-    written = {path.name for path in folder.iterdir() if path.is_file()}
-    assert written == {
-        "protocol.json", "costs.json", "results.json", "adapters.md", "adapters.png",
-        "adapters_curves.png",
-    }  # fmt: skip
-    assert (folder / "adapters.md").read_text("utf-8") in out
-    runs = json.loads((folder / "results.json").read_text("utf-8"))["runs"]
-    assert list(runs) == ["sanet", "normalized"]
-
-    before = (folder / "results.json").read_bytes()
-    code, out, error = call("ablate", "adapters", *common, "--report")
-    assert code == 0 and "seed 0" not in out
-    assert (folder / "results.json").read_bytes() == before
-    code, _, error = call("ablate", "adapters", *common, "--epochs", 3)
-    assert code == 1 and "began with epochs 1" in error
-
-
-def test_a_report_of_nothing_says_so(tmp_path):
-    code, _, error = call("ablate", "order", "--report", "--output", tmp_path / "new")
-    assert code == 1
-    assert "No row of order is trained yet" in error
+    cost = {"parameters": 2_000_000, "macs": 3_000_000_000, "step_ratio": 1.0}
+    found.costs["table3"] = {"fcn": cost, "psp": {**cost, "step_ratio": 1.5}}
+    lines = cells(found.table("table3"))
+    assert lines[""][1:4] == ["M parameters", "GMAC", "train step / FCN's"]
+    assert lines["FCN + PSP"][1:4] == ["2.00", "3.00", "1.50"]

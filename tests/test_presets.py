@@ -25,6 +25,7 @@ from keras_sanet import (
     presets,
     saving,
 )
+from keras_sanet.layers import ConvLSTMAggregator
 
 SIZE = {"aggregator_filters": 4, "pyramid_filters": 4}
 
@@ -107,8 +108,17 @@ def test_every_backbone_is_known_by_its_layers(variant):
     assert backbones.describe(backbones.build(variant, output_stride=16)) == expected
 
 
-def test_an_aggregator_of_ones_own_is_not_described():
-    model = SANet(2, "resnet_tiny", aggregator=keras.layers.Average(name="mean"), **SIZE)
+@pytest.mark.parametrize(
+    "aggregator",
+    [
+        keras.layers.Average(name="mean"),
+        ConvLSTMAggregator(4, recurrent_dilation_rate=1, name="aggregator"),
+        ConvLSTMAggregator(4, kernel_size=5, name="aggregator"),
+    ],
+    ids=["mean", "recurrent_dilation_rate", "kernel_size"],
+)
+def test_an_aggregator_of_ones_own_is_not_described(aggregator):
+    model = SANet(2, "resnet_tiny", aggregator=aggregator, **SIZE)
     with pytest.raises(ValueError, match="'sanet' has an `aggregator` of its own"):
         models.describe(model)
 
