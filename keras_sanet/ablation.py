@@ -173,7 +173,7 @@ PROTOCOLS = {
         "val_split": "val", "backbone": "resnet_tiny", "weights": None, "other_backbone": None,
         "other_weights": None, "aggregator_filters": 32, "head_filters": 96, "image_scale": 1.0,
         "crop": (144, 192), "scale_range": (0.8, 1.6), "batch_size": 4, "val_batch_size": 10,
-        "epochs": 12, "learning_rate": 3e-3, "head_learning_rate_multiple": 1.0,
+        "epochs": 8, "learning_rate": 3e-3, "head_learning_rate_multiple": 1.0,
     },
     "camvid": {
         "val_split": "val", "backbone": "resnet18", "weights": "imagenet", "other_backbone": None,
