@@ -25,9 +25,6 @@ def SANet(
     aggregator_filters=256,
     aggregator_dilation_rate=2,
     taps=None,
-    normalize_taps=False,
-    grid=None,
-    aggregator=None,
     fusion="concatenate",
     bins=(1, 2, 3, 4, 6),
     pyramid_filters=512,
@@ -35,6 +32,9 @@ def SANet(
     class_names=None,
     palette=None,
     name="sanet",
+    normalize_taps=False,
+    grid=None,
+    aggregator=None,
 ):
     """Spatial-semantic Aggregation Network.
 
@@ -51,11 +51,6 @@ def SANet(
         aggregator_dilation_rate: dilation of both its convolutions, in cells.
         taps: names of the maps that are aggregated, in the order they are read; None for all that
             the backbone has ("s0", "s1", "s2", "s3", "s4"), fine to coarse.
-        normalize_taps: whether a batch norm follows each adapter (the paper has none).
-        grid: the tap on whose grid all maps are aggregated and parsed; None for the last one's, as
-            in the paper. "s1" is 1/4 of the image, at four times the cost.
-        aggregator: a layer, or any function of Keras tensors, from the list of adapted maps to one
-            map, in place of `ConvLSTMAggregator(aggregator_filters, aggregator_dilation_rate)`.
         fusion: how the aggregated map y joins the last tap: "concatenate", "add" (y is first taken
             to the tap's channels by a 1x1), or "aggregated" (y alone).
         bins: cells a side of the pooled grids; None for no pyramid (Figure 3).
@@ -63,6 +58,11 @@ def SANet(
         dropout: rate before the classifier.
         class_names, palette: kept in the model by its layer "logits".
         name: of the model.
+        normalize_taps: whether a batch norm follows each adapter (the paper has none).
+        grid: the tap on whose grid all maps are aggregated and parsed; None for the last one's, as
+            in the paper. "s1" is 1/4 of the image, at four times the cost.
+        aggregator: a layer, or any function of Keras tensors, from the list of adapted maps to one
+            map, in place of `ConvLSTMAggregator(aggregator_filters, aggregator_dilation_rate)`.
 
     Returns: `keras.Model`, images to logits. Layers to ask for by `get_layer`: "backbone",
         "adapter_s0" .., "aggregator", "pyramid_pooling", "classifier", "logits".

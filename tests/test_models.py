@@ -175,7 +175,7 @@ def test_the_grid_of_a_tap_is_that_of_the_aggregator_and_of_all_after_it(compile
 def test_an_aggregator_of_ones_own_reads_the_adapted_maps():
     model = sanet(aggregator=keras.layers.Average(name="mean"))
     maps = [tensor._keras_history.operation.name for tensor in model.get_layer("mean").input]
-    assert maps == [f"adapter_s{i}" for i in range(5)]
+    assert maps == ["adapter_s1", "adapter_s4"]  # those of `sanet`
     assert fusing_channels(model) == 128 + 4 + 2 * 4
 
 
