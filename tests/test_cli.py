@@ -35,6 +35,13 @@ OPTIONS = {
         "--dataset", "--data", "--split", "--output", "--absent-as-zero", "--scales", "--flip",
         "--window", "--bucket", "--batch-size",
     ),
+    "ablate": (
+        "--dataset", "--data", "--output", "--seeds", "--rounds", "--report", "--verbose",
+        "--backbone", "--weights", "--other-backbone", "--other-weights", "--aggregator-filters",
+        "--head-filters", "--image-scale", "--crop", "--scale-range", "--batch-size",
+        "--val-batch-size", "--val-split", "--epochs", "--learning-rate",
+        "--head-learning-rate-multiple",
+    ),
     "compare": (),
     "summary": ("--size", "--batch-size", "--num-classes", "--depth", "--measure", "--rounds"),
     "save-preset": ("--dtype", "--licence"),
