@@ -123,8 +123,8 @@ EXPERIMENTS = {
             "fcn", *(f"skip_{tap}" for tap in _TAPS), *(f"auxiliary_{tap}" for tap in _TAPS),
             "aggregation",
         ),
-        "A skip connection meets the last 1x1 convolution alone, as in the paper; the aggregator's "
-        "map the 3x3 before it too.",
+        "A skip connection meets the last 1x1 convolution alone, as the paper is read here; the "
+        "aggregator's map the 3x3 before it too.",
     ),
     "table3": Experiment(
         "Table III: what pyramid and aggregator add",
@@ -479,7 +479,7 @@ class Results:
     def table(self, experiment):
         """Markdown: figures of an experiment's rows, and their differences from the first."""
         costs, rows = self.costs.get(experiment, {}), self.rows(experiment)
-        first, *others = EXPERIMENTS[experiment].rows
+        first = EXPERIMENTS[experiment].rows[0]
         head = ["", "seeds"]
         if costs:
             head += ["M parameters", "GMAC", f"train step / {self.label(first)}'s"]
@@ -496,7 +496,7 @@ class Results:
                 cells += [""] * 3
             for figure, (_, factor, digits) in FIGURES.items():
                 cells.append(_interval(factor * self.values(row, figure), digits))
-            if row in others and first in rows:
+            if row != first and first in rows:
                 cells.append(_difference(100 * self.values(row, "mean_iou", first)))
                 cells.append(_epochs(self.epochs_to_reach(row, first)))
             else:
@@ -533,13 +533,14 @@ class Results:
         """Names of an experiment's rows that are trained; in Figure 3 the best of their kinds."""
         rows = EXPERIMENTS[experiment].rows
         if experiment == "figure3":
-            rows = [self._best(row.partition("_")) or row for row in rows]
+            rows = [self._best(row) for row in rows]
         return [row for row in rows if row in self.runs]
 
-    def _best(self, kind):
-        """Of the rows of a kind ("skip", "_", "s4") that are trained, that of most mean IoU."""
-        rows = [row for row in self.runs if row.startswith("".join(kind[:2])) and kind[2]]
-        return max(rows, key=lambda row: self.values(row, "mean_iou").mean(), default=None)
+    def _best(self, row):
+        """Of the trained rows of its kind, as "skip" of "skip_s4", that of most mean IoU."""
+        kind, _, tap = row.partition("_")
+        alike = [other for other in self.runs if tap and other.startswith(f"{kind}_")]
+        return max(alike, key=lambda row: self.values(row, "mean_iou").mean(), default=row)
 
     def plot_curves(self, experiment, figure="mean_accuracy"):
         """Figure 3: a figure over the epochs, mean and interval of the seeds.
@@ -558,7 +559,7 @@ class Results:
 
         Returns: matplotlib `Axes`.
         """
-        first, *others = EXPERIMENTS[experiment].rows
+        first = EXPERIMENTS[experiment].rows[0]
         name, factor, _ = FIGURES[figure]
         differences = {
             self.label(row): interval(factor * values)
@@ -577,11 +578,13 @@ class Results:
         return table
 
     def write_plots(self, folder, experiment):
-        """Writes the curves as EXPERIMENT_curves.png, and the differences as EXPERIMENT.png."""
-        plots = {
-            f"{experiment}_curves.png": self.plot_curves,
-            f"{experiment}.png": self.plot_differences,
-        }
+        """Writes the curves as EXPERIMENT_curves.png and, if any, differences as EXPERIMENT.png."""
+        plots, first = (
+            {f"{experiment}_curves.png": self.plot_curves},
+            EXPERIMENTS[experiment].rows[0],
+        )
+        if any(len(self.values(r, "mean_iou", first)) for r in self.rows(experiment) if r != first):
+            plots[f"{experiment}.png"] = self.plot_differences
         for name, plot in plots.items():
             with replacing(Path(folder) / name) as path:
                 visualization.save_plot(plot(experiment), path)

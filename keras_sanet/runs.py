@@ -52,7 +52,7 @@ except ImportError:  # Windows
     import msvcrt
 
 _PACKAGES = ("numpy", "pillow", "h5py", "tensorflow", "jax", "torch")
-_HELD = set()  # folders that this process has locked
+_HELD = set()  # (thread, folder) of the locks that this process has
 _HEAD = 4096  # bytes of a file that its entry in data.json is made from
 
 
@@ -63,14 +63,15 @@ _HEAD = 4096  # bytes of a file that its entry in data.json is made from
 def locked(folder):
     """Context in which no other process trains into a folder; made if it is not there.
 
-    This process may take it again inside. The operating system gives the lock back when the process
-    ends, however it ends.
+    The thread that has it may take it again inside. The operating system gives the lock back when
+    the process ends, however it ends.
 
     Raises: FileExistsError that names the process that holds it.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    if not distribution.is_chief() or folder.resolve() in _HELD:
+    held = (threading.get_ident(), folder.resolve())
+    if not distribution.is_chief() or held in _HELD:
         yield
         return
     with open(folder / ".lock", "a+", encoding="utf-8") as file:
@@ -91,11 +92,11 @@ def locked(folder):
         file.flush()
         for left in folder.glob(".new-*"):  # of runs that were killed
             remove(left)
-        _HELD.add(folder.resolve())
+        _HELD.add(held)
         try:
             yield
         finally:
-            _HELD.discard(folder.resolve())
+            _HELD.discard(held)
 
 
 def write_config(folder, arguments, loaders):

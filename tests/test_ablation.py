@@ -223,6 +223,18 @@ def test_figure_3_counts_the_epochs_to_the_best_of_the_baseline():
     assert found.epochs_to_reach("skip_s1") == [None, 2]
 
 
+def test_the_best_rows_of_figure_3_have_their_differences():
+    found = results({"fcn": {0: 0.1}, "skip_s0": {0: 0.3}, "aggregation": {0: 0.4}})
+    lines = cells(found.table("figure3"))
+    assert lines["skip connection s0"][-2:] == ["+20.00 (1 seed)", "1"]
+
+
+def test_without_a_difference_the_curves_are_the_only_plot(tmp_path):
+    pytest.importorskip("matplotlib", reason="plots need matplotlib")
+    results({"fcn": {0: 0.1}}).write_plots(tmp_path, "table3")
+    assert [path.name for path in tmp_path.iterdir()] == ["table3_curves.png"]
+
+
 # Folders
 
 

@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -234,6 +235,20 @@ def test_other_data_are_refused_with_the_difference(own_pairs, tmp_path):
     with pytest.raises(ValueError, match=expected):
         run(own_pairs, folder)
     assert len(figures(folder)) == 1
+
+
+def test_a_lock_can_be_taken_again_by_its_thread_alone(tmp_path):
+    pytest.importorskip("fcntl", reason="Windows locks by another module")
+
+    def take():
+        with runs.locked(tmp_path):
+            return "taken"
+
+    with runs.locked(tmp_path), ThreadPoolExecutor(1) as other:
+        assert take() == "taken"
+        with pytest.raises(FileExistsError, match="Another run trains into"):
+            other.submit(take).result()
+    assert take() == "taken"
 
 
 def test_another_batch_size_is_refused(pairs, tmp_path):
