@@ -16,9 +16,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from keras_sanet import ablation
 from keras_sanet.datasets import cityscapes, scenes
 
 ROOT = Path(__file__).parents[1]
+TABLES = sorted(ROOT.glob("examples/results/*/*.md"))
 
 
 @pytest.mark.skipif(
@@ -159,3 +161,9 @@ def _run(backend, *arguments):
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     return ran
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_table_of_results_is_what_its_figures_say(path):
+    results = ablation.Results.load(path.with_name("results.json"))
+    assert path.read_text("utf-8") == results.table(path.stem)
