@@ -102,6 +102,11 @@ ROWS = {
     "only_s4": Row("s4 alone", "SANet", {"taps": ("s4",)}),
     "grid_s1": Row("on the grid of s1, 1/4", "SANet", {"grid": "s1"}),
     "normalized": Row("batch norm after each adapter", "SANet", {"normalize_taps": True}),
+    "plain_branches": Row("branches without batch norm", "SANet", {"normalize_branches": False}),
+    "plain_psp": Row(
+        "FCN + PSP, branches without batch norm", "PSPNet",
+        {"bins": (1, 2, 3, 4, 6), "normalize_branches": False},
+    ),
     "add": Row("joined by adding", "SANet", {"fusion": "add"}),
     "aggregated": Row("aggregated map alone", "SANet", {"fusion": "aggregated"}),
     **{f"width_x{factor}": Row(f"c' x {factor}", "SANet", width=factor) for factor in (0.5, 2, 4)},
@@ -131,6 +136,12 @@ EXPERIMENTS = {
         ("fcn", "stem", "psp", "aggregation", "sanet"),
     ),
     "with_psp": Experiment("What the aggregator adds to a pyramid", ("psp", "sanet")),
+    "branches": Experiment(
+        "Pyramid branches with batch norm (PSPNet's) or without", ("sanet", "plain_branches")
+    ),
+    "psp_branches": Experiment(
+        "Pyramid branches with batch norm or without, no aggregator", ("psp", "plain_psp")
+    ),
     # Of the skips and the auxiliary losses, those that Table I has best on NYU Depth v2, Figure 3's
     # data set; where others are trained too, the best of all.
     "figure3": Experiment(

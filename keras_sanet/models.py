@@ -35,6 +35,7 @@ def SANet(
     normalize_taps=False,
     grid=None,
     aggregator=None,
+    normalize_branches=True,
 ):
     """Spatial-semantic Aggregation Network.
 
@@ -63,6 +64,8 @@ def SANet(
             in the paper. "s1" is 1/4 of the image, at four times the cost.
         aggregator: a layer, or any function of Keras tensors, from the list of adapted maps to one
             map, in place of `ConvLSTMAggregator(aggregator_filters, aggregator_dilation_rate)`.
+        normalize_branches: whether a batch norm follows the 1x1 of each pyramid branch, as in
+            PSPNet, or a bias.
 
     Returns: `keras.Model`, images to logits. Layers to ask for by `get_layer`: "backbone",
         "adapter_s0" .., "aggregator", "pyramid_pooling", "classifier", "logits".
@@ -102,7 +105,9 @@ def SANet(
     elif fusion == "add":
         y = layers.Conv2D(last.shape[-1], 1, use_bias=False, name="fusion_conv")(y)
         y = layers.Add(name="fusion")([last, y])
-    x = PyramidPooling(pyramid_filters, bins, name="pyramid_pooling")(y)
+    x = PyramidPooling(
+        pyramid_filters, bins, normalize_branches=normalize_branches, name="pyramid_pooling"
+    )(y)
     logits = _classify(x, image, num_classes, dropout, class_names, palette)
     return keras.Model(image, logits, name=name)
 
@@ -118,6 +123,7 @@ def PSPNet(
     class_names=None,
     palette=None,
     name="pspnet",
+    normalize_branches=True,
 ):
     """Pyramid scene parsing network (Zhao et al., 2017): SANet without the aggregation.
 
@@ -126,7 +132,9 @@ def PSPNet(
     Reference: Table III.
     """
     image, _, last = _features(backbone, backbone_weights, input_shape)
-    x = PyramidPooling(pyramid_filters, bins, name="pyramid_pooling")(last)
+    x = PyramidPooling(
+        pyramid_filters, bins, normalize_branches=normalize_branches, name="pyramid_pooling"
+    )(last)
     logits = _classify(x, image, num_classes, dropout, class_names, palette)
     return keras.Model(image, logits, name=name)
 
@@ -198,6 +206,7 @@ def describe(model):
         pyramid = found["pyramid_pooling"]
         arguments["bins"] = list(pyramid.bins) if pyramid.bins else None
         arguments["pyramid_filters"] = pyramid.filters
+        arguments["normalize_branches"] = pyramid.normalize_branches
         if not any(name.startswith("adapter_") for name in found):
             return "PSPNet", arguments
         aggregator = found.get("aggregator")

@@ -339,13 +339,16 @@ def pyramid_that_really_pools(layer, x):
         return torch.tensor(to_numpy(variable)).permute(3, 2, 0, 1)
 
     def relu_of_normalized(x, bn):
+        if bn is None:
+            return F.relu(x)
         statistics = (bn.moving_mean, bn.moving_variance, bn.gamma, bn.beta)
         return F.relu(F.batch_norm(x, *(torch.tensor(to_numpy(v)) for v in statistics), eps=1e-5))
 
     x = torch_maps(x)
     maps = [x]
     for n, convolution, bn in zip(layer.bins or (), layer.convolutions, layer.normalizations):
-        cells = F.conv2d(F.adaptive_avg_pool2d(x, n), kernel(convolution.kernel))
+        bias = None if bn else torch.tensor(to_numpy(convolution.bias))
+        cells = F.conv2d(F.adaptive_avg_pool2d(x, n), kernel(convolution.kernel), bias)
         cells = relu_of_normalized(cells, bn)
         maps.append(F.interpolate(cells, x.shape[2:], mode="bilinear", align_corners=False))
     y = F.conv2d(torch.cat(maps, dim=1), kernel(layer.kernel), padding=1)
@@ -369,6 +372,18 @@ def test_pyramid_equals_one_that_really_pools(size, bins, compiled, rng):
     randomize(layer, rng)
     y = to_numpy(compiled(layer)(x, training=False))
     assert y.max() > 0
+    np.testing.assert_allclose(y, pyramid_that_really_pools(layer, x), rtol=0, atol=1e-4)
+
+
+def test_branches_without_batch_norm_have_a_bias(compiled, rng):
+    pytest.importorskip("torch")
+    x = normal(rng, 2, 7, 10, 3)
+    layer = PyramidPooling(5, (1, 3), branch_filters=4, normalize_branches=False)
+    layer.build(x.shape)
+    randomize(layer, rng)
+    y = to_numpy(compiled(layer)(x, training=False))
+    # Two branches of kernel and bias; the 3x3 over the map and both, and its batch norm.
+    assert layer.count_params() == 2 * (3 * 4 + 4) + 9 * (3 + 2 * 4) * 5 + 4 * 5
     np.testing.assert_allclose(y, pyramid_that_really_pools(layer, x), rtol=0, atol=1e-4)
 
 

@@ -86,11 +86,20 @@ def edit(folder, **changes):
         ),
         (SANet, {"fusion": "aggregated", "dropout": 0.4, **SIZE}),
         (SANet, {"grid": "s1", "normalize_taps": True, **SIZE}),
-        (PSPNet, {"bins": [2], "pyramid_filters": 4}),
+        (SANet, {"normalize_branches": False, **SIZE}),
+        (PSPNet, {"bins": [2], "pyramid_filters": 4, "normalize_branches": False}),
         (FCN, {"filters": 4, "skip": "s1", "auxiliary": "s3"}),
         (FCN, {"filters": 4}),
     ],
-    ids=["sanet", "sanet_aggregated", "sanet_grid", "pspnet", "fcn_skip_auxiliary", "fcn"],
+    ids=[
+        "sanet",
+        "sanet_aggregated",
+        "sanet_grid",
+        "sanet_branches",
+        "pspnet",
+        "fcn_skip_auxiliary",
+        "fcn",
+    ],
 )
 def test_a_model_from_a_file_says_how_it_was_built(builder, arguments, tmp_path):
     builder(2, "resnet_tiny", **arguments).save(tmp_path / "model.keras")

@@ -14,8 +14,8 @@ class PyramidPooling(keras.layers.Layer):
     """Pools a map to small grids, and fuses it with them by one 3x3 convolution.
 
     For each n of `bins` the map is averaged over an n x n grid of cells, taken to `branch_filters`
-    channels (1x1, batch norm, ReLU) and resized back bilinearly. The map and all branches, in the
-    order of `bins`, are concatenated and fused (3x3, batch norm, ReLU).
+    channels (1x1, batch norm or bias, ReLU) and resized back bilinearly. The map and all branches,
+    in the order of `bins`, are concatenated and fused (3x3, batch norm, ReLU).
 
     The concatenation is never made. A 3x3 convolution of a resized n x n grid is linear in its n^2
     cells, so each cell is multiplied by the kernel once and the products are spread over the map
@@ -28,19 +28,26 @@ class PyramidPooling(keras.layers.Layer):
             windows on a 60 x 60 map, that is grids of 1, 2, 3, 4, 6. None: no pyramid, the 3x3
             alone.
         branch_filters: channels of a branch; as many as `filters` if None.
+        normalize_branches: whether a batch norm follows the 1x1 of each branch, as in PSPNet, or a
+            bias. In training, batch norm sees n x n values an image and channel there: one where n
+            is 1, which needs batches of two images or more.
 
     Call arguments:
         inputs: (batch, height, width, channels), of any height and width.
 
     Returns: (batch, height, width, filters).
 
-    In training, the branch with one cell has one value an image and channel for its batch norm:
-    use batches of two images or more.
-
     Raises: ValueError where `filters`, `branch_filters` or a bin is not a positive integer.
     """
 
-    def __init__(self, filters=512, bins=(1, 2, 3, 4, 6), branch_filters=None, **kwargs):
+    def __init__(
+        self,
+        filters=512,
+        bins=(1, 2, 3, 4, 6),
+        branch_filters=None,
+        normalize_branches=True,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         for name, values in (
             ("filters", [filters]),
@@ -53,15 +60,21 @@ class PyramidPooling(keras.layers.Layer):
         self.filters = filters
         self.bins = tuple(bins) if bins else None
         self.branch_filters = branch_filters
+        self.normalize_branches = normalize_branches
         policy = self.dtype_policy
         self.convolutions = [
             Conv2D(
-                branch_filters or filters, 1, use_bias=False, dtype=policy, name=f"branch{n}_conv"
+                branch_filters or filters,
+                1,
+                use_bias=not normalize_branches,
+                dtype=policy,
+                name=f"branch{n}_conv",
             )
             for n in self.bins or ()
         ]
         self.normalizations = [
-            BatchNormalization(name=f"branch{n}_bn", dtype=policy) for n in self.bins or ()
+            BatchNormalization(name=f"branch{n}_bn", dtype=policy) if normalize_branches else None
+            for n in self.bins or ()
         ]
         self.normalization = BatchNormalization(name="bn", dtype=policy)
 
@@ -71,7 +84,8 @@ class PyramidPooling(keras.layers.Layer):
             self.bins or (), self.convolutions, self.normalizations
         ):
             convolution.build((None, n, n, widths[0]))
-            normalization.build((None, n, n, widths[1]))
+            if normalization is not None:
+                normalization.build((None, n, n, widths[1]))
         self.kernel = self.add_weight(
             (3, 3, sum(widths), self.filters), "glorot_uniform", name="kernel"
         )
@@ -103,8 +117,10 @@ class PyramidPooling(keras.layers.Layer):
         for n, convolution, normalization, strip, kernel in zip(
             self.bins, self.convolutions, self.normalizations, strips, kernels
         ):
-            cells = ops.matmul(_pooling_matrix(n, width, dtype), strip)
-            cells = ops.relu(normalization(convolution(cells), training=training))
+            cells = convolution(ops.matmul(_pooling_matrix(n, width, dtype), strip))
+            if normalization is not None:
+                cells = normalization(cells, training=training)
+            cells = ops.relu(cells)
             # Every cell (i, j) times every kernel position (p, q), then over the rows of the map.
             products = ops.matmul(
                 ops.reshape(cells, (-1, cells.shape[-1])),
@@ -127,6 +143,7 @@ class PyramidPooling(keras.layers.Layer):
             "filters": self.filters,
             "bins": self.bins,
             "branch_filters": self.branch_filters,
+            "normalize_branches": self.normalize_branches,
         }
 
 
