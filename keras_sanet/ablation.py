@@ -590,10 +590,8 @@ class Results:
 
     def write_plots(self, folder, experiment):
         """Writes the curves as EXPERIMENT_curves.png and, if any, differences as EXPERIMENT.png."""
-        plots, first = (
-            {f"{experiment}_curves.png": self.plot_curves},
-            EXPERIMENTS[experiment].rows[0],
-        )
+        plots = {f"{experiment}_curves.png": self.plot_curves}
+        first = EXPERIMENTS[experiment].rows[0]
         if any(len(self.values(r, "mean_iou", first)) for r in self.rows(experiment) if r != first):
             plots[f"{experiment}.png"] = self.plot_differences
         for name, plot in plots.items():
