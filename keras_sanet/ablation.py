@@ -283,10 +283,11 @@ def begin(folder, dataset, **changes):
     return found
 
 
-def rows_of(experiments, protocol):
+def rows_of(experiments, protocol, only=None):
     """Names of the rows of some experiments, each once; without the other stem where there is none.
 
-    Raises: ValueError for an unknown experiment.
+    Args: experiments, names; protocol; only, names of the rows that are meant, None for all.
+    Raises: ValueError for an unknown experiment, and a row that stands in none of these.
     """
     found = {}
     for name in experiments:
@@ -295,7 +296,13 @@ def rows_of(experiments, protocol):
         found.update(dict.fromkeys(EXPERIMENTS[name].rows))
     if protocol["other_backbone"] is None:
         found.pop("stem", None)
-    return list(found)
+    for row in only or ():
+        if row not in found:
+            raise ValueError(
+                f"{row!r} is no row of {', '.join(experiments)} with this protocol. "
+                f"Rows: {', '.join(found)}."
+            )
+    return [row for row in found if only is None or row in only]
 
 
 def build(row, num_classes, protocol):
@@ -361,10 +368,14 @@ def train(dataset, row, seed, protocol, folder, verbose=0):
 
 
 def add_costs(folder, experiment, protocol, rounds=5):
-    """Adds what the rows of an experiment cost to the folder's costs.json, where it lacks them."""
-    path, rows = Path(folder) / _COSTS, rows_of([experiment], protocol)
+    """Adds what the rows of an experiment's table cost to a folder's costs.json, if it lacks them.
+
+    The experiment's first row is among them, trained or not, for times are relative to it.
+    """
+    path, trained = Path(folder) / _COSTS, Results.load(folder).rows(experiment)
+    rows = list(dict.fromkeys([EXPERIMENTS[experiment].rows[0], *trained]))
     known = _read_json(path) if path.is_file() else {}
-    if list(known.get(experiment, ())) != rows:
+    if trained and list(known.get(experiment, ())) != rows:
         known[experiment] = costs(rows, protocol["images"]["classes"], protocol, rounds)
         with replacing(path) as written:
             written.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
@@ -418,7 +429,8 @@ class Results:
     """
 
     def __init__(self, protocol, runs, costs=None, made=()):
-        self.protocol, self.runs, self.costs, self.made = protocol, runs, costs or {}, list(made)
+        self.protocol, self.costs, self.made = protocol, costs or {}, list(made)
+        self.runs = {row: dict(sorted(seeds.items())) for row, seeds in runs.items()}
 
     @classmethod
     def load(cls, path):
@@ -436,7 +448,7 @@ class Results:
             return cls(found["protocol"], of_rows, found["costs"], found["made"])
         protocol, of_rows, made = _read_protocol(path), {}, []
         for row in ROWS:
-            for folder in sorted((path / row).glob("seed-*"), key=lambda folder: len(folder.name)):
+            for folder in sorted((path / row).glob("seed-*")):
                 seed = re.fullmatch(r"seed-(\d+)", folder.name)
                 if seed and (figures := _figures(folder, protocol["epochs"])):
                     of_rows.setdefault(row, {})[int(seed[1])] = figures

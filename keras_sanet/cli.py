@@ -462,7 +462,8 @@ def ablate(options):
             if changes[name] not in (None, "imagenet", "none"):
                 changes[name] = str(Path(changes[name]).resolve())
         protocol = ablation.begin(folder, dataset, **changes)
-        failed, left = _train_rows(dataset, experiments, protocol, folder, options)
+        rows = ablation.rows_of(experiments, protocol, options.rows)
+        failed, left = _train_rows(dataset, rows, protocol, folder, options)
         _report(folder, experiments)
         if options.rounds and not left:
             print("Timing the rows' training steps ...", flush=True)
@@ -480,10 +481,9 @@ def ablate(options):
     return 1 if failed else 0
 
 
-def _train_rows(dataset, experiments, protocol, folder, options):
+def _train_rows(dataset, rows, protocol, folder, options):
     """Trains what is not trained. Returns the runs that failed, and those of other processes."""
     failed, left = [], []
-    rows = ablation.rows_of(experiments, protocol)
     todo = list(itertools.product(range(options.seeds), rows))
     for number, (seed, row) in enumerate(todo, start=1):
         label = f"{number}/{len(todo)} {ablation.ROWS[row].label} ({row}), seed {seed}"
@@ -1031,6 +1031,9 @@ def _parser(recipe=None):
     _add_data(sub, required=False)
     sub.set_defaults(dataset="scenes")
     sub.add_argument("--output", help="folder, new or to go on with [ablation/DATASET]")
+    sub.add_argument(
+        "--rows", nargs="+", metavar="ROW", help="train only these, such as fcn skip_s2 aggregation"
+    )
     sub.add_argument(
         "--seeds", type=int, choices=range(1, 100), metavar="N", default=3, help="trainings a row"
     )

@@ -1,5 +1,6 @@
 """The experiments: their rows, their statistics, and what a folder of them keeps."""
 
+import json
 import subprocess
 import sys
 
@@ -58,6 +59,12 @@ def test_the_other_stem_is_a_row_where_the_protocol_has_one(small):
     with_other = {**small, "other_backbone": "resnet18"}
     assert "stem" not in ablation.rows_of(["table3"], small)
     assert "stem" in ablation.rows_of(["table3"], with_other)
+
+
+def test_only_the_rows_that_are_asked_for(small):
+    assert ablation.rows_of(["table1"], small, ["aggregation", "fcn"]) == ["fcn", "aggregation"]
+    with pytest.raises(ValueError, match="'psp' is no row of table1 with this protocol. Rows: fcn"):
+        ablation.rows_of(["table1"], small, ["fcn", "psp"])
 
 
 def test_every_row_stands_in_an_experiment():
@@ -221,6 +228,11 @@ def test_figure_3_counts_the_epochs_to_the_best_of_the_baseline():
     # The bests are 0.4 and 0.3.
     assert found.epochs_to_reach("aggregation") == [3, 1]
     assert found.epochs_to_reach("skip_s1") == [None, 2]
+
+
+def test_seeds_stand_in_order():
+    found = results({"fcn": {0: 0.1, 1: 0.1}, "aggregation": {1: 0.3, 0: 0.2}})
+    assert found.values("aggregation", "mean_iou").tolist() == [0.2, 0.3]
 
 
 def test_the_best_rows_of_figure_3_have_their_differences():
@@ -402,6 +414,18 @@ def test_costs_are_the_parameters_and_products_of_each_row(small):
     assert found["fcn"]["parameters"] == found["auxiliary_s2"]["parameters"] == alone.count_params()
     assert found["fcn"]["macs"] == found["auxiliary_s2"]["macs"] == Summary(alone, (32, 48)).macs
     assert found["fcn"]["step_ratio"] == 1 and found["auxiliary_s2"]["step_ratio"] > 0
+
+
+def test_costs_are_those_of_the_trained_rows_and_the_first(small, tmp_path):
+    protocol = {**small, "images": {"classes": 5}}
+    (tmp_path / "protocol.json").write_text(json.dumps(protocol))
+    log = tmp_path / "skip_s0/seed-0/cross_entropy.csv"
+    log.parent.mkdir(parents=True)
+    names = [f"val_{name}" for name in ablation.FIGURES]
+    log.write_text("\n".join([",".join(["epoch", *names])] + ["0" + ",0.5" * len(names)] * 2))
+    (log.parent / "config.json").write_text('{"versions": {}}')
+    ablation.add_costs(tmp_path, "figure3", protocol, rounds=1)
+    assert list(json.loads((tmp_path / "costs.json").read_text())["figure3"]) == ["fcn", "skip_s0"]
 
 
 def test_costs_stand_in_the_table_relative_to_the_first_row():
