@@ -5,8 +5,9 @@ With the same seed all rows see the same crops in the same order. Figures are th
 epoch, when the learning rate has come to 0, on the validation split; no epoch is chosen by them. A
 row's mean has the 95 % interval of Student's t over seeds, and so has its difference from the
 baseline, seed by seed: with three seeds and more it is called clear where its interval leaves 0
-out. (Of many rows at 95 %, one in twenty is clear by chance; and the interval is of trainings, not
-of other images.) The learning rate is one for all rows, and tuned for none.
+out. (So is one in twenty of the rows that differ by nothing, and those of a table share the runs of
+the baseline; and the interval is of trainings, not of other images.) The learning rate is one for
+all rows, and tuned for none.
 """
 
 import functools
@@ -147,6 +148,8 @@ EXPERIMENTS = {
     "figure3": Experiment(
         "Figure 3: mean accuracy over the epochs, best skip connection and auxiliary loss",
         ("fcn", "skip_s4", "auxiliary_s2", "aggregation"),
+        "Skip connection and auxiliary loss are those of most mean IoU among the trained ones of "
+        "most seeds, which favours them.",
     ),
     "order": Experiment(
         "Fine to coarse (the paper's) or coarse to fine", ("sanet", "coarse_to_fine")
@@ -199,9 +202,10 @@ _DEFAULT = {  # the paper's stems and crop
     "aggregator_filters": 256, "head_filters": 512, "image_scale": 1.0, "crop": (473, 473),
     "scale_range": (0.5, 2.0), "val_batch_size": 1, "epochs": 80, "learning_rate": 1e-4,
 }  # fmt: skip
+_KEPT = (*_DEFAULT, "dataset", "images", "backend")  # what a folder keeps of its protocol
 _WHOLE = ("aggregator_filters", "head_filters", "batch_size", "val_batch_size", "epochs")
 
-_PROTOCOL, _COSTS = "protocol.json", "costs.json"
+RESULTS, _PROTOCOL, _COSTS = "results.json", "protocol.json", "costs.json"
 
 FIGURES = {  # of the validation split: title, factor, digits
     "pixel_accuracy": ("pixel accuracy", 100, 2),
@@ -255,8 +259,8 @@ def begin(folder, dataset, **changes):
         dataset: the data set.
         changes: of `protocol`.
 
-    Raises: ValueError where the experiments began with another value, or other images or masks; as
-        `protocol`.
+    Raises: ValueError where the experiments began with another value, other images or masks or on
+        another backend, and where the folder holds results without their runs; as `protocol`.
     """
     folder = Path(folder)
     images, found = {"classes": dataset.num_classes}, _plain(protocol(dataset.name, **changes))
@@ -269,9 +273,22 @@ def begin(folder, dataset, **changes):
                     f"The experiments in {folder} began with {name} {found[name]}, and their rows "
                     f"can't be compared with others. Received: {asked[name]}. Give another folder."
                 )
+    elif (folder / RESULTS).is_file():
+        raise ValueError(
+            f"{folder / RESULTS} is of runs that are not there, and would be lost. Give another "
+            "folder."
+        )
+    else:
+        remove(folder / _COSTS)
     for split in ("train", found["val_split"]):
         files = json.dumps(runs.files_of(dataset.samples(split)))
         images[split] = hashlib.sha256(files.encode()).hexdigest()
+    backend = keras.backend.backend()
+    if found.setdefault("backend", backend) != backend:
+        raise ValueError(
+            f"The experiments in {folder} began on {found['backend']}, and their rows can't be "
+            f"compared with others. The backend is {backend}. Give another folder."
+        )
     if found.setdefault("images", images) != images:
         raise ValueError(
             f"The experiments in {folder} began with other images, masks or classes of "
@@ -372,11 +389,13 @@ def add_costs(folder, experiment, protocol, rounds=5):
 
     The experiment's first row is among them, trained or not, for times are relative to it.
     """
-    path, trained = Path(folder) / _COSTS, Results.load(folder).rows(experiment)
-    rows = list(dict.fromkeys([EXPERIMENTS[experiment].rows[0], *trained]))
+    path = Path(folder) / _COSTS
     known = _read_json(path) if path.is_file() else {}
-    if trained and list(known.get(experiment, ())) != rows:
-        known[experiment] = costs(rows, protocol["images"]["classes"], protocol, rounds)
+    of_rows = known.setdefault(experiment, {})
+    missing = [row for row in Results.load(folder).rows(experiment) if row not in of_rows]
+    if missing:
+        rows = list(dict.fromkeys([EXPERIMENTS[experiment].rows[0], *missing]))
+        of_rows.update(costs(rows, protocol["images"]["classes"], protocol, rounds))
         with replacing(path) as written:
             written.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
 
@@ -434,17 +453,24 @@ class Results:
 
     @classmethod
     def load(cls, path):
-        """Reads results.json, or the runs of a folder that `train` made: those that are finished.
+        """Reads the finished runs of a folder that `train` made, or results.json, the file or in a
+        folder without runs.
 
         Raises: FileNotFoundError, ValueError that names the file.
         """
         path = Path(path)
+        if not (path / _PROTOCOL).is_file() and (path / RESULTS).is_file():
+            path /= RESULTS
         if path.is_file():
             found = _read_json(path, "protocol", "runs", "costs", "made")
-            of_rows = {
-                row: {int(seed): figures for seed, figures in seeds.items()}
-                for row, seeds in found["runs"].items()
-            }
+            _with_keys(path, found["protocol"], _KEPT)
+            try:
+                of_rows = {
+                    row: {int(seed): figures for seed, figures in seeds.items()}
+                    for row, seeds in found["runs"].items()
+                }
+            except (AttributeError, ValueError) as error:
+                raise ValueError(f"{path} is damaged: {error}.") from error
             return cls(found["protocol"], of_rows, found["costs"], found["made"])
         protocol, of_rows, made = _read_protocol(path), {}, []
         for row in ROWS:
@@ -535,15 +561,15 @@ class Results:
         """What the figures of a table are."""
         p = self.protocol
         scale = "" if p["image_scale"] == 1 else f" at {p['image_scale']:g} of their size"
-        backends = ", ".join(dict.fromkeys(by["versions"]["backend"] for by in self.made))
         return (
             f"Whole images of {p['dataset']}, {p['val_split']}{scale}, after the last of "
             f"{p['epochs']} epochs on crops of {'x'.join(map(str, p['crop']))}, in percent "
-            f"(cross-entropy: nats a pixel); {p['backbone']}, c' = {p['aggregator_filters']}"
-            f"{backends and f', {backends}'}. Mean ± half of the 95 % interval over seeds "
+            f"(cross-entropy: nats a pixel); {p['backbone']}, c' = {p['aggregator_filters']}, "
+            f"{p['backend']}. Mean ± half of the 95 % interval over seeds "
             "(Student's t), which is of trainings, not of other images. Differences are seed by "
-            f"seed, of {_CLEAR} seeds or more clear where the interval leaves 0 out; one in twenty "
-            "is so by chance. Epochs: to the best mean accuracy, seed by seed."
+            f"seed, of {_CLEAR} seeds or more clear where the interval leaves 0 out; so is one in "
+            "twenty of those that differ by nothing, and all share the runs of the first row. "
+            "Epochs: to the best mean accuracy, seed by seed. GMAC: one crop's prediction."
         )
 
     def label(self, row):
@@ -560,10 +586,16 @@ class Results:
         return [row for row in rows if row in self.runs]
 
     def _best(self, row):
-        """Of the trained rows of its kind, as "skip" of "skip_s4", that of most mean IoU."""
+        """Of the trained rows of its kind, as "skip" of "skip_s4", that of most mean IoU, among
+        those of most seeds."""
         kind, _, tap = row.partition("_")
         alike = [other for other in self.runs if tap and other.startswith(f"{kind}_")]
-        return max(alike, key=lambda row: self.values(row, "mean_iou").mean(), default=row)
+
+        def rank(row):
+            values = self.values(row, "mean_iou")
+            return len(values), values.mean()
+
+        return max(alike, key=rank, default=row)
 
     def plot_curves(self, experiment, figure="mean_accuracy"):
         """Figure 3: a figure over the epochs, mean and interval of the seeds.
@@ -577,6 +609,15 @@ class Results:
         name, factor, _ = FIGURES[figure]
         return visualization.plot_bands(curves, f"{name} (%)" if factor == 100 else name)
 
+    def differences(self, experiment, figure="mean_iou"):
+        """Each row less the first one: dict from its label to mean, low and high."""
+        first = EXPERIMENTS[experiment].rows[0]
+        return {
+            self.label(row): interval(FIGURES[figure][1] * values)
+            for row in self.rows(experiment)
+            if row != first and len(values := self.values(row, figure, first))
+        }
+
     def plot_differences(self, experiment, figure="mean_iou"):
         """Each row less the first one, mean and interval of the seeds.
 
@@ -584,14 +625,9 @@ class Results:
         """
         first = EXPERIMENTS[experiment].rows[0]
         name, factor, _ = FIGURES[figure]
-        differences = {
-            self.label(row): interval(factor * values)
-            for row in self.rows(experiment)
-            if row != first and len(values := self.values(row, figure, first))
-        }
         unit = ", points" if factor == 100 else ""
         xlabel = f"{name} less {self.label(first)}'s{unit}"
-        return visualization.plot_intervals(differences, xlabel)
+        return visualization.plot_intervals(self.differences(experiment, figure), xlabel)
 
     def write_table(self, folder, experiment):
         """Writes the table as EXPERIMENT.md, and returns it."""
@@ -602,13 +638,14 @@ class Results:
 
     def write_plots(self, folder, experiment):
         """Writes the curves as EXPERIMENT_curves.png and, if any, differences as EXPERIMENT.png."""
-        plots = {f"{experiment}_curves.png": self.plot_curves}
-        first = EXPERIMENTS[experiment].rows[0]
-        if any(len(self.values(r, "mean_iou", first)) for r in self.rows(experiment) if r != first):
-            plots[f"{experiment}.png"] = self.plot_differences
-        for name, plot in plots.items():
-            with replacing(Path(folder) / name) as path:
-                visualization.save_plot(plot(experiment), path)
+        path = Path(folder) / f"{experiment}.png"
+        with replacing(path.with_stem(f"{experiment}_curves")) as written:
+            visualization.save_plot(self.plot_curves(experiment), written)
+        if not self.differences(experiment):
+            remove(path)
+            return
+        with replacing(path) as written:
+            visualization.save_plot(self.plot_differences(experiment), written)
 
 
 def interval(values):
@@ -669,7 +706,7 @@ def _read_protocol(folder):
     path = Path(folder) / _PROTOCOL
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no experiments: there is no {path}.")
-    return _read_json(path, "dataset", "images", *_DEFAULT)
+    return _read_json(path, *_KEPT)
 
 
 def _read_json(path, *keys):
@@ -678,7 +715,12 @@ def _read_json(path, *keys):
         found = json.loads(Path(path).read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged: {error}.") from error
+    return _with_keys(path, found, keys)
+
+
+def _with_keys(path, found, keys):
     missing = [key for key in keys if not isinstance(found, dict) or key not in found]
-    if missing:
-        raise ValueError(f"{path} is no such file, or of another version: no {', '.join(missing)}.")
+    if missing or not isinstance(found, dict):
+        named = ", ".join(missing) or "object"
+        raise ValueError(f"{path} is no such file, or of another version: no {named}.")
     return found

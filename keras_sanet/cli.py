@@ -454,7 +454,11 @@ def ablate(options):
     if "all" in asked:
         asked = [*ablation.EXPERIMENTS, "table2"]
     experiments = [name for name in asked if name != "table2"]
+    if options.rows and (options.report or not experiments):
+        raise ValueError("`--rows` says what to train, and not what --report or table2 shows.")
     failed, left = [], []
+    if experiments:
+        visualization.pyplot()  # or its error, before anything is trained
     if experiments and not options.report:
         dataset = _load_dataset(options)
         changes = {name: getattr(options, name) for name in _PROTOCOL}
@@ -464,16 +468,21 @@ def ablate(options):
         protocol = ablation.begin(folder, dataset, **changes)
         rows = ablation.rows_of(experiments, protocol, options.rows)
         failed, left = _train_rows(dataset, rows, protocol, folder, options)
-        _report(folder, experiments)
         if options.rounds and not left:
             print("Timing the rows' training steps ...", flush=True)
             for experiment in experiments:
                 ablation.add_costs(folder, experiment, protocol, options.rounds)
-    if experiments:
-        for text in _report(folder, experiments):
-            print(f"\n{text}", flush=True)
-    if "table2" in asked:
-        print(f"\n{_table2(folder, options)}")
+    tables = _report(folder, experiments) if experiments else {}
+    for table in tables.values():
+        print(f"\n{table}", flush=True)
+    if "table2" in asked and ((folder / "table2.md").is_file() or not options.report):
+        tables["table2"] = _table2(folder, options)
+        print(f"\n{tables['table2']}")
+    absent = [name for name in asked if name not in tables]
+    if not (tables or failed or left):
+        raise FileNotFoundError(f"{folder} holds nothing of {', '.join(absent)} yet.")
+    if absent:
+        print(f"\nNothing there yet of {', '.join(absent)}.")
     for number, what in ((len(failed), "failed"), (len(left), "are other processes'")):
         if number:
             print(f"{number} runs {what}: the same command goes on with them.")
@@ -504,13 +513,12 @@ def _train_rows(dataset, rows, protocol, folder, options):
 
 
 def _report(folder, experiments):
-    """Writes what there is of experiments; returns their tables."""
+    """Writes what there is of experiments. Returns a dict from their names to their tables."""
     results = ablation.Results.load(folder)
     there = [experiment for experiment in experiments if results.rows(experiment)]
-    if not there:
-        raise FileNotFoundError(f"No row of {', '.join(experiments)} is trained in {folder}.")
-    results.save(folder / "results.json")
-    tables = [results.write_table(folder, experiment) for experiment in there]
+    if there:
+        results.save(folder / ablation.RESULTS)
+    tables = {experiment: results.write_table(folder, experiment) for experiment in there}
     for experiment in there:
         results.write_plots(folder, experiment)
     return tables
@@ -520,8 +528,6 @@ def _table2(folder, options):
     """Measures Table II, where its file is not there; returns it."""
     path = folder / "table2.md"
     if not path.is_file():
-        if options.report:
-            raise FileNotFoundError(f"There is no {path}: leave --report out to measure Table II.")
         folder.mkdir(parents=True, exist_ok=True)
         table = TableII(
             measure=True,
@@ -1032,13 +1038,20 @@ def _parser(recipe=None):
     sub.set_defaults(dataset="scenes")
     sub.add_argument("--output", help="folder, new or to go on with [ablation/DATASET]")
     sub.add_argument(
-        "--rows", nargs="+", metavar="ROW", help="train only these, such as fcn skip_s2 aggregation"
+        "--rows",
+        nargs="+",
+        choices=ablation.ROWS,
+        metavar="ROW",
+        help=f"train only these of the experiments' rows: {', '.join(ablation.ROWS)}",
     )
     sub.add_argument(
         "--seeds", type=int, choices=range(1, 100), metavar="N", default=3, help="trainings a row"
     )
     sub.add_argument(
-        "--rounds", type=_count, default=5, help="timed training steps of each row; 0 for none"
+        "--rounds",
+        type=_count,
+        default=5,
+        help="timed training steps of each row, 0 for none; of Table II predictions",
     )
     sub.add_argument("--verbose", type=int, choices=(0, 1, 2), default=0, help="as of `train`")
     sub.add_argument(

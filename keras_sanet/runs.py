@@ -334,10 +334,13 @@ def rows(path, epochs=None):
     if not Path(path).is_file():
         return []
     with open(path, newline="", encoding="utf-8") as file:
-        found = [
-            {name: float(value) for name, value in row.items() if value}
-            for row in csv.DictReader(file)
-        ]
+        try:
+            found = [
+                {name: float(value) for name, value in row.items() if value}
+                for row in csv.DictReader(file)
+            ]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged: {error}.") from error
     return [row for row in found if epochs is None or row["epoch"] < epochs]
 
 

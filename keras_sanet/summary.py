@@ -76,7 +76,7 @@ class Summary:
         macs: multiply-accumulates of the batch.
         rows: list of `Row`, layers in the order of their first call, each before those inside.
         uncounted: list of texts, what no rule is for: weights of two axes and more that no counted
-            layer has, and layers that multiply maps.
+            layer has and no counted product takes as they are, and layers that multiply maps.
         unread: list of kinds of layers of other packages, whose own code may multiply in other
             ways, as by the operator @.
 
@@ -102,7 +102,7 @@ class Summary:
         self.macs = trace.root.total()
         self.rows = list(trace.root.rows(set()))
         self.uncounted = trace.uncounted + [
-            f"{weight.path} {tuple(weight.shape)}"
+            f"{weight.path} {tuple(weight.shape)}, unless it was cast or transposed first"
             for weight in model.weights
             if sum(n > 1 for n in weight.shape) > 1 and id(weight) not in trace.covered
         ]
@@ -435,7 +435,8 @@ class _Trace:
     def _product(self, call, *args, **kwargs):
         outputs = call(*args, **kwargs)
         if _rule(self._path[-1].layer) is None:  # else the layer's rule has it
-            self._add(call.__name__, [*args, *kwargs.values()], outputs)
+            arguments = inspect.signature(call).bind(*args, **kwargs).arguments
+            self._add(call.__name__, list(arguments.values()), outputs)
         return outputs
 
     def _add(self, name, args, outputs):
@@ -447,9 +448,11 @@ class _Trace:
                 self._path[-1].macs += _matmul(*inputs, output)
             else:
                 self._path[-1].macs += _einsum(args[0], *inputs, output=output)
-        except TypeError:
+        except TypeError:  # a size that is open even here
+            self._tell(self._path[-1].layer)
             return
-        self.covered |= {id(x) for x in args if isinstance(x, keras.Variable)}
+        operands = keras.tree.flatten(args)
+        self.covered |= {id(x) for x in operands if isinstance(x, keras.Variable)}
 
     def _tell(self, what):
         text = f"products of {what.name} ({type(what).__name__})"

@@ -156,7 +156,7 @@ def plot_training_curves(logs, figure="val_mean_iou", ax=None):
 
     Reference: Figure 3.
     """
-    plt = _pyplot()
+    plt = pyplot()
     if isinstance(logs, (str, Path)):
         logs = [logs]
     if not isinstance(logs, dict):
@@ -189,7 +189,7 @@ def plot_bands(curves, ylabel, ax=None):
     Returns: the `Axes`; x is the epoch, from 1.
     """
     if ax is None:
-        ax = _pyplot().subplots(layout="constrained")[1]
+        ax = pyplot().subplots(layout="constrained")[1]
     for index, (label, (mean, low, high)) in enumerate(curves.items()):
         epochs, style = range(1, len(mean) + 1), "-" if index < 10 else "--"  # of ten colours
         (line,) = ax.plot(epochs, mean, style, marker=".", label=label)
@@ -213,7 +213,7 @@ def plot_intervals(differences, xlabel, ax=None):
     """
     if ax is None:
         size = (6.4, 1.0 + 0.32 * len(differences))
-        ax = _pyplot().subplots(figsize=size, layout="constrained")[1]
+        ax = pyplot().subplots(figsize=size, layout="constrained")[1]
     for line, (mean, low, high) in enumerate(differences.values()):
         ax.plot([low, high], [line, line], color="tab:blue", linewidth=2)
         ax.plot([mean], [line], "o", color="tab:blue")
@@ -236,7 +236,7 @@ def plot_confusion_matrix(confusion, class_names, ax=None):
     Returns: the `Axes`.
     Raises: ValueError where `confusion` has not one row and one column a class.
     """
-    plt = _pyplot()
+    plt = pyplot()
     confusion, n = np.asarray(confusion, "float64"), len(class_names)
     if confusion.shape != (n, n):
         raise ValueError(
@@ -323,7 +323,7 @@ def plot_gates(model, image):
     Args, Raises: as `aggregator_gates`.
     Returns: the matplotlib `Figure`.
     """
-    plt = _pyplot()
+    plt = pyplot()
     gates, taps = aggregator_gates(model, image), _tap_names(model)
     height, width = np.shape(image)[:2]
     size = (1.8 * (len(taps) + 1.5), len(gates) * (1.8 * height / width + 0.2) + 0.5)
@@ -350,10 +350,14 @@ def plot_gates(model, image):
 def save_plot(ax, path):
     """Writes the figure that matplotlib `Axes` are on, and closes it."""
     ax.figure.savefig(path, dpi=100)
-    _pyplot().close(ax.figure)
+    pyplot().close(ax.figure)
 
 
-def _pyplot():
+def pyplot():
+    """The module matplotlib.pyplot.
+
+    Raises: ImportError that says what to install.
+    """
     try:
         import matplotlib.pyplot as plt
     except ImportError as error:

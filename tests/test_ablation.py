@@ -1,5 +1,6 @@
 """The experiments: their rows, their statistics, and what a folder of them keeps."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ TINY = {
     "crop": [32, 48], "aggregator_filters": 4, "head_filters": 4, "epochs": 2, "batch_size": 2,
     "val_batch_size": 2, "learning_rate": 1e-3,
 }  # fmt: skip
+KEPT = {"images": {"classes": 5}, "backend": keras.backend.backend()}  # in a folder's protocol
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def small():
 
 def results(values, epochs=1):
     """Results of rows by {row: {seed: last value, or list of all}}, the same in each figure."""
-    protocol = {**ablation.protocol("scenes"), "epochs": epochs}
+    protocol = {**ablation.protocol("scenes"), **KEPT, "epochs": epochs}
     runs = {
         row: {
             seed: dict.fromkeys(ablation.FIGURES, np.atleast_1d(value).tolist())
@@ -219,6 +221,11 @@ def test_figure_3_shows_the_best_skip_and_auxiliary_loss_that_are_trained():
     assert found.rows("figure3") == ["fcn", "skip_s0", "auxiliary_s1", "aggregation"]
 
 
+def test_the_best_row_is_one_of_those_with_most_seeds():
+    found = results({"skip_s0": {0: 0.9}, "skip_s1": {0: 0.2, 1: 0.3}, "skip_s2": {0: 0.1, 1: 0.2}})
+    assert found.rows("figure3") == ["skip_s1"]
+
+
 def test_figure_3_counts_the_epochs_to_the_best_of_the_baseline():
     found = results({
         "fcn": {0: [0.1, 0.4, 0.3], 1: [0.1, 0.2, 0.3]},
@@ -243,6 +250,7 @@ def test_the_best_rows_of_figure_3_have_their_differences():
 
 def test_without_a_difference_the_curves_are_the_only_plot(tmp_path):
     pytest.importorskip("matplotlib", reason="plots need matplotlib")
+    (tmp_path / "table3.png").write_bytes(b"of rows that are gone")
     results({"fcn": {0: 0.1}}).write_plots(tmp_path, "table3")
     assert [path.name for path in tmp_path.iterdir()] == ["table3_curves.png"]
 
@@ -325,6 +333,50 @@ def test_other_images_than_a_folder_began_with_are_refused(command, tmp_path):
         ablation.begin(command[1], other)
 
 
+def test_another_backend_than_a_folder_began_with_is_refused(command, drawn, tmp_path):
+    protocol = json.loads((command[1] / "protocol.json").read_text())
+    (tmp_path / "fcn/seed-0").mkdir(parents=True)
+    (tmp_path / "fcn/seed-0/config.json").write_text("{}")
+    (tmp_path / "protocol.json").write_text(json.dumps({**protocol, "backend": "numpy"}))
+    with pytest.raises(ValueError, match="began on numpy.* Give another folder"):
+        ablation.begin(tmp_path, drawn)
+
+
+def test_results_whose_runs_are_not_there_are_not_written_over(drawn, tmp_path):
+    results({"fcn": {0: 0.1}}).save(tmp_path / "results.json")
+    with pytest.raises(ValueError, match="results.json is of runs that are not there"):
+        ablation.begin(tmp_path, drawn)
+
+
+def test_a_new_protocol_forgets_what_the_rows_of_the_one_before_cost(drawn, tmp_path):
+    ablation.begin(tmp_path, drawn)
+    (tmp_path / "costs.json").write_text("{}")
+    ablation.begin(tmp_path, drawn, epochs=1)
+    assert not (tmp_path / "costs.json").exists()
+
+
+def test_only_the_asked_rows_are_trained(command, tmp_path):
+    arguments = [tmp_path if value == command[1] else value for value in command[0]]
+    small = ("--crop", 32, 48, "--aggregator-filters", 2, "--head-filters", 2, "--epochs", 1)
+    small += ("--batch-size", 2, "--val-batch-size", 2, "--rounds", 0)
+    code, out, error = call(*arguments, *small, "--rows", "normalized")
+    assert code == 0, error
+    assert "1/1 batch norm after each adapter (normalized), seed 0" in out
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["normalized"]
+
+
+@pytest.mark.parametrize("arguments", [("order", "--report"), ("table2",)])
+def test_rows_are_refused_where_nothing_is_trained(arguments, tmp_path):
+    code, _, error = call("ablate", *arguments, "--rows", "sanet", "--output", tmp_path / "new")
+    assert code == 1 and "`--rows` says what to train" in error
+
+
+def test_without_matplotlib_nothing_is_trained(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    code, out, error = call(*command[0])
+    assert code == 1 and "pip install keras-sanet[plots]" in error and "seed 0" not in out
+
+
 def test_results_hold_every_epoch_of_the_finished_runs_and_what_made_them(command):
     folder = command[1]
     (folder / "psp/seed-0").mkdir(parents=True, exist_ok=True)
@@ -346,6 +398,18 @@ def test_results_come_back_from_their_file(command, tmp_path):
     assert vars(again) == vars(found)
 
 
+def test_a_folder_that_holds_results_alone_gives_a_report(tmp_path):
+    pytest.importorskip("matplotlib", reason="plots need matplotlib")
+    results({"fcn": {0: 0.1}, "psp": {0: 0.2}}).save(tmp_path / "results.json")
+    code, out, error = call("ablate", "all", "--report", "--output", tmp_path)
+    assert code == 0, error
+    assert "FCN + PSP" in cells((tmp_path / "table3.md").read_text("utf-8"))
+    assert out.count("Nothing there yet of ") == 1 and "order, recurrence" in out
+    assert {path.name for path in tmp_path.glob("table*")} == {
+        "table1.md", "table1_curves.png", "table3.md", "table3.png", "table3_curves.png",
+    }  # fmt: skip
+
+
 def test_results_do_not_say_where_a_file_of_weights_lies(tmp_path):
     found = results({"fcn": {0: 0.1}})
     found.protocol["weights"] = "/home/me/resnet18.pth"
@@ -358,12 +422,27 @@ def test_a_folder_without_experiments_and_damaged_files_are_named(tmp_path):
         FileNotFoundError, match="holds no experiments: there is no .*protocol.json"
     ):
         ablation.Results.load(tmp_path)
-    (tmp_path / "results.json").write_text("{")
-    with pytest.raises(ValueError, match="results.json is damaged"):
-        ablation.Results.load(tmp_path / "results.json")
-    (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(ValueError, match="results.json is no such file.*: no protocol, runs"):
-        ablation.Results.load(tmp_path / "results.json")
+    good = {"protocol": results({}).protocol, "runs": {}, "costs": {}, "made": []}
+    for text, said in (
+        ("{", "is damaged"),
+        ("[]", "is no such file.*: no protocol, runs"),
+        ("{}", "is no such file.*: no protocol, runs"),
+        (json.dumps({**good, "protocol": {}}), "is no such file.*: no val_split"),
+        (json.dumps({**good, "runs": []}), "is damaged"),
+        (json.dumps({**good, "runs": {"fcn": {"a": {}}}}), "is damaged"),
+    ):
+        (tmp_path / "results.json").write_text(text)
+        with pytest.raises(ValueError, match=f"results.json {said}"):
+            ablation.Results.load(tmp_path / "results.json")
+
+
+@pytest.mark.parametrize("row", ["0,0.5,0.6", "0,x"])
+def test_a_damaged_log_is_named(row, small, tmp_path):
+    log = tmp_path / "fcn/seed-0/cross_entropy.csv"
+    log.parent.mkdir(parents=True)
+    log.write_text(f"epoch,val_mean_iou\n{row}\n")
+    with pytest.raises(ValueError, match="cross_entropy.csv is damaged"):
+        ablation.train(None, "fcn", 0, small, tmp_path)
 
 
 def test_a_log_that_lacks_a_figure_is_named(small, tmp_path):
@@ -374,16 +453,32 @@ def test_a_log_that_lacks_a_figure_is_named(small, tmp_path):
         ablation.train(None, "fcn", 0, small, tmp_path)
 
 
-def test_a_row_that_another_process_trains_is_left_to_it(small, tmp_path):
+@contextlib.contextmanager
+def another_process_in(folder):
     code = "import sys; from keras_sanet import runs\nwith runs.locked(sys.argv[1]):"
     code += " print('locked', flush=True); sys.stdin.read()"
-    arguments = [sys.executable, "-c", code, str(tmp_path / "fcn/seed-0")]
+    arguments = [sys.executable, "-c", code, str(folder)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(arguments, **pipes) as other:
         assert other.stdout.readline().strip() == b"locked"
-        with pytest.raises(FileExistsError, match="Another run trains into"):
-            ablation.train(None, "fcn", 0, small, tmp_path)
+        yield
         other.stdin.close()
+
+
+def test_a_row_that_another_process_trains_is_left_to_it(small, tmp_path):
+    with (
+        another_process_in(tmp_path / "fcn/seed-0"),
+        pytest.raises(FileExistsError, match="Another run trains into"),
+    ):
+        ablation.train(None, "fcn", 0, small, tmp_path)
+
+
+def test_a_command_that_finds_all_its_rows_taken_says_so(command, tmp_path):
+    arguments = [tmp_path if value == command[1] else value for value in command[0]]
+    with another_process_in(tmp_path / "sanet/seed-0"):
+        code, out, error = call(*arguments, "--rows", "sanet")
+    assert code == 0, error
+    assert "1 runs are other processes': the same command goes on with them." in out
 
 
 def test_a_row_whose_loss_is_not_finite_leaves_the_others_their_turn(command, tmp_path):
@@ -393,14 +488,14 @@ def test_a_row_whose_loss_is_not_finite_leaves_the_others_their_turn(command, tm
     code, out, error = call(*arguments, *small, "--learning-rate", 1e30)
     assert code == 1
     assert out.count("not finite") + out.count("The loss is nan") == 2
-    assert "No row of adapters is trained" in error
+    assert "2 runs failed: the same command goes on with them" in out
 
 
 def test_a_report_of_nothing_says_so_and_makes_no_folder(tmp_path):
     code, _, error = call("ablate", "order", "--report", "--output", tmp_path / "new")
     assert code == 1 and "holds no experiments" in error
     code, _, error = call("ablate", "table2", "--report", "--output", tmp_path / "new")
-    assert code == 1 and "leave --report out to measure Table II" in error
+    assert code == 1 and "holds nothing of table2 yet" in error
     assert not (tmp_path / "new").exists()
 
 
@@ -417,7 +512,7 @@ def test_costs_are_the_parameters_and_products_of_each_row(small):
 
 
 def test_costs_are_those_of_the_trained_rows_and_the_first(small, tmp_path):
-    protocol = {**small, "images": {"classes": 5}}
+    protocol = {**small, **KEPT}
     (tmp_path / "protocol.json").write_text(json.dumps(protocol))
     log = tmp_path / "skip_s0/seed-0/cross_entropy.csv"
     log.parent.mkdir(parents=True)

@@ -36,7 +36,7 @@ OPTIONS = {
         "--window", "--bucket", "--batch-size",
     ),
     "ablate": (
-        "--dataset", "--data", "--output", "--seeds", "--rounds", "--report", "--verbose",
+        "--dataset", "--data", "--output", "--rows", "--seeds", "--rounds", "--report", "--verbose",
         "--backbone", "--weights", "--other-backbone", "--other-weights", "--aggregator-filters",
         "--head-filters", "--image-scale", "--crop", "--scale-range", "--batch-size",
         "--val-batch-size", "--val-split", "--epochs", "--learning-rate",
