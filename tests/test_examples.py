@@ -163,6 +163,27 @@ def _run(backend, *arguments):
     return ran
 
 
+@pytest.mark.parametrize(
+    "label, row",
+    [
+        ("FCN", "fcn"),
+        ("+ skip connection of s2", "skip_s2"),
+        ("+ pyramid", "psp"),
+        ("+ aggregation", "aggregation"),
+        ("+ both (SANet)", "sanet"),
+    ],
+)
+def test_the_readme_quotes_the_results(label, row):
+    cells = [label]
+    for name in ("camvid", "scenes"):
+        results = ablation.Results.load(ROOT / "examples/results" / name)
+        mean, _, _ = ablation.interval(100 * results.values(row, "mean_iou"))
+        cells.append(f"{mean:.1f}")
+        mean, low, high = ablation.interval(100 * results.values(row, "mean_iou", "fcn"))
+        cells.append(f"{mean:+.1f} ({low:+.1f} to {high:+.1f})" if row != "fcn" else "")
+    assert f"| {' | '.join(cells)} |" in (ROOT / "README.md").read_text("utf-8")
+
+
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_table_of_results_is_what_its_figures_say(path):
     results = ablation.Results.load(path.with_name("results.json"))
