@@ -18,7 +18,7 @@ import keras_sanet
 
 
 def own_fcn(num_classes, aggregate):
-    """A small FCN as anybody may have one. Ours is what stands between the two lines, and the last."""
+    """A small FCN as anybody may have one. Ours is what is between the lines, and the end."""
     image = keras.Input((None, None, 3))
     x = layers.Rescaling(1 / 127.5, -1.0)(image)
     maps = []
