@@ -484,13 +484,37 @@ class Results:
         costs = _read_json(path / _COSTS) if (path / _COSTS).is_file() else {}
         return cls(protocol, of_rows, costs, made)
 
+    def add(self, other):
+        """Takes in other results, as of another machine. What a row costs stays, if it is known.
+
+        Raises: ValueError where their protocols differ, and where both have a run with other
+            figures.
+        """
+        mine, others = _portable(self.protocol), _portable(other.protocol)
+        for name in mine:
+            if mine[name] != others.get(name):
+                raise ValueError(
+                    f"Results of {name} {mine[name]} can't be compared with those of "
+                    f"{others.get(name)}. Train both with one protocol, on the same images."
+                )
+        for row, seeds in other.runs.items():
+            known = self.runs.setdefault(row, {})
+            for seed, figures in seeds.items():
+                if known.setdefault(seed, figures) != figures:
+                    raise ValueError(
+                        f"Both have a run of {row} with seed {seed}, and their figures differ. "
+                        "Remove one."
+                    )
+            self.runs[row] = dict(sorted(known.items()))
+        for experiment, of_rows in other.costs.items():
+            self.costs[experiment] = {**of_rows, **self.costs.get(experiment, {})}
+        self.made += [by for by in other.made if by not in self.made]
+
     def save(self, path):
         """Writes results.json, in which weights are named without their folder."""
-        protocol = dict(self.protocol)
-        for name in ("weights", "other_weights"):
-            protocol[name] = protocol[name] and Path(protocol[name]).name
         found = {
-            "protocol": protocol, "made": self.made, "costs": self.costs, "runs": self.runs,
+            "protocol": _portable(self.protocol), "made": self.made, "costs": self.costs,
+            "runs": self.runs,
         }  # fmt: skip
         text = json.dumps(found, indent=1)
         text = re.sub(r"\[[^][{}]*\]", lambda match: " ".join(match[0].split()), text)
@@ -695,6 +719,12 @@ def _figures(folder, epochs):
         raise ValueError(
             f"{log} lacks {error} in a row: delete its folder, to train anew."
         ) from None
+
+
+def _portable(protocol):
+    """A protocol that names weights without their folder."""
+    names = {name: protocol[name] for name in ("weights", "other_weights")}
+    return {**protocol, **{name: file and Path(file).name for name, file in names.items()}}
 
 
 def _plain(value):

@@ -456,10 +456,11 @@ def ablate(options):
     experiments = [name for name in asked if name != "table2"]
     if options.rows and (options.report or not experiments):
         raise ValueError("`--rows` says what to train, and not what --report or table2 shows.")
+    if options.add and not (options.report and experiments):
+        raise ValueError("`--add` is for --report of experiments that are trained.")
     failed, left = [], []
-    if experiments:
-        visualization.pyplot()  # or its error, before anything is trained
     if experiments and not options.report:
+        visualization.pyplot()  # or its error, before anything is trained
         dataset = _load_dataset(options)
         changes = {name: getattr(options, name) for name in _PROTOCOL}
         for name in ("weights", "other_weights"):
@@ -472,7 +473,7 @@ def ablate(options):
             print("Timing the rows' training steps ...", flush=True)
             for experiment in experiments:
                 ablation.add_costs(folder, experiment, protocol, options.rounds)
-    tables = _report(folder, experiments) if experiments else {}
+    tables = _report(folder, experiments, options.add) if experiments else {}
     for table in tables.values():
         print(f"\n{table}", flush=True)
     if "table2" in asked and ((folder / "table2.md").is_file() or not options.report):
@@ -512,9 +513,12 @@ def _train_rows(dataset, rows, protocol, folder, options):
     return failed, left
 
 
-def _report(folder, experiments):
+def _report(folder, experiments, others):
     """Writes what there is of experiments. Returns a dict from their names to their tables."""
     results = ablation.Results.load(folder)
+    for other in others:
+        results.add(ablation.Results.load(other))
+    visualization.pyplot()  # or its error, before anything is written
     there = [experiment for experiment in experiments if results.rows(experiment)]
     if there:
         results.save(folder / ablation.RESULTS)
@@ -1056,6 +1060,13 @@ def _parser(recipe=None):
     sub.add_argument("--verbose", type=int, choices=(0, 1, 2), default=0, help="as of `train`")
     sub.add_argument(
         "--report", action="store_true", help="train nothing; tables and plots of what is there"
+    )
+    sub.add_argument(
+        "--add",
+        nargs="+",
+        default=[],
+        metavar="FOLDER",
+        help="with --report, take in the results of other folders, as of another machine",
     )
     shared = sub.add_argument_group(
         "protocol", "what all rows share; that of the data set if absent"

@@ -377,6 +377,20 @@ def test_without_matplotlib_nothing_is_trained(command, monkeypatch):
     assert code == 1 and "pip install keras-sanet[plots]" in error and "seed 0" not in out
 
 
+def test_without_matplotlib_a_report_writes_nothing(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    results({"fcn": {0: 0.1}}).save(tmp_path / "results.json")
+    code, _, error = call("ablate", "table3", "--report", "--output", tmp_path)
+    assert code == 1 and "pip install keras-sanet[plots]" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_without_matplotlib_a_report_of_nothing_says_that_it_is_nothing(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    code, _, error = call("ablate", "order", "--report", "--output", tmp_path)
+    assert code == 1 and "holds no experiments" in error
+
+
 def test_results_hold_every_epoch_of_the_finished_runs_and_what_made_them(command):
     folder = command[1]
     (folder / "psp/seed-0").mkdir(parents=True, exist_ok=True)
@@ -497,6 +511,63 @@ def test_a_report_of_nothing_says_so_and_makes_no_folder(tmp_path):
     code, _, error = call("ablate", "table2", "--report", "--output", tmp_path / "new")
     assert code == 1 and "holds nothing of table2 yet" in error
     assert not (tmp_path / "new").exists()
+
+
+# Results of several machines
+
+
+def test_results_of_another_machine_are_added_seed_by_seed():
+    found = results({"fcn": {0: 0.1, 2: 0.3}})
+    found.add(results({"fcn": {1: 0.2}, "psp": {0: 0.4}}))
+    assert found.values("fcn", "mean_iou").tolist() == [0.1, 0.2, 0.3]
+    assert found.values("psp", "mean_iou").tolist() == [0.4]
+
+
+def test_a_run_that_both_have_must_be_the_same():
+    found = results({"fcn": {0: 0.1}})
+    found.add(results({"fcn": {0: 0.1}}))
+    assert found.values("fcn", "mean_iou").tolist() == [0.1]
+    with pytest.raises(ValueError, match="Both have a run of fcn with seed 0.* differ"):
+        found.add(results({"fcn": {0: 0.2}}))
+
+
+def test_results_of_another_protocol_are_not_added():
+    other = results({"psp": {0: 0.1}})
+    other.protocol["crop"] = [32, 32]
+    with pytest.raises(ValueError, match=r"crop \(144, 192\) can't be compared .* \[32, 32\]"):
+        results({"fcn": {0: 0.1}}).add(other)
+
+
+def test_the_folder_of_the_weights_is_no_difference_of_protocols():
+    found, other = results({"fcn": {0: 0.1}}), results({"psp": {0: 0.2}})
+    found.protocol["weights"], other.protocol["weights"] = "/here/stem.pth", "/there/stem.pth"
+    found.add(other)
+    assert set(found.runs) == {"fcn", "psp"}
+
+
+def test_what_a_row_is_known_to_cost_stays():
+    found, other = results({"fcn": {0: 0.1}}), results({"psp": {0: 0.2}})
+    found.costs, other.costs = {"table3": {"fcn": 1}}, {"table3": {"fcn": 2, "psp": 3}}
+    found.add(other)
+    assert found.costs == {"table3": {"fcn": 1, "psp": 3}}
+
+
+def test_a_report_takes_in_the_results_of_other_folders(tmp_path):
+    pytest.importorskip("matplotlib", reason="plots need matplotlib")
+    for name, row in (("a", "fcn"), ("b", "psp"), ("c", "sanet")):
+        (tmp_path / name).mkdir()
+        results({row: {0: 0.1}}).save(tmp_path / name / "results.json")
+    others = ("--add", tmp_path / "b", tmp_path / "c/results.json")
+    code, _, error = call("ablate", "table3", "--report", "--output", tmp_path / "a", *others)
+    assert code == 0, error
+    assert set(ablation.Results.load(tmp_path / "a").runs) == {"fcn", "psp", "sanet"}
+    assert len(cells((tmp_path / "a/table3.md").read_text("utf-8"))) == 2 + 3
+
+
+@pytest.mark.parametrize("arguments", [("order",), ("table2", "--report")])
+def test_results_are_added_to_a_report_of_trained_rows_alone(arguments, tmp_path):
+    code, _, error = call("ablate", *arguments, "--output", tmp_path / "new", "--add", tmp_path)
+    assert code == 1 and "`--add` is for --report" in error
 
 
 # Costs
