@@ -61,7 +61,8 @@ def SANet(
         name: of the model.
         normalize_taps: whether a batch norm follows each adapter (the paper has none).
         grid: the tap on whose grid all maps are aggregated and parsed; None for the last one's, as
-            in the paper. "s1" is 1/4 of the image, at four times the cost.
+            in the paper. "s1" is 1/4 of the image, and makes all but the backbone cost four times
+            as much: of ResNeXt-50 the whole three times.
         aggregator: a layer, or any function of Keras tensors, from the list of adapted maps to one
             map, in place of `ConvLSTMAggregator(aggregator_filters, aggregator_dilation_rate)`.
         normalize_branches: whether a batch norm follows the 1x1 of each pyramid branch, as in
@@ -217,7 +218,8 @@ def describe(model):
             )
         arguments["aggregator_filters"] = aggregator.filters
         arguments["aggregator_dilation_rate"] = aggregator.dilation_rate
-        adapted = [tensor._keras_history.operation.name for tensor in aggregator.input]
+        maps = keras.tree.flatten(aggregator.input)  # of one tap Keras gives the tensor
+        adapted = [tensor._keras_history.operation.name for tensor in maps]
         arguments["taps"] = [name.removeprefix("adapter_") for name in adapted]
         arguments["normalize_taps"] = found[adapted[0]].normalize
         grids = [name for name in found if name.startswith("grid_")]
