@@ -114,6 +114,12 @@ ROWS = {
 }  # fmt: skip
 
 
+_SKIP_NOTE = (
+    "A skip connection meets the last 1x1 convolution alone, as the paper is read here; the "
+    "aggregator's map the 3x3 before it too."
+)
+
+
 class Experiment(NamedTuple):
     """A question. rows: the first is the baseline. note: what a reader of the table must know."""
 
@@ -129,8 +135,7 @@ EXPERIMENTS = {
             "fcn", *(f"skip_{tap}" for tap in _TAPS), *(f"auxiliary_{tap}" for tap in _TAPS),
             "aggregation",
         ),
-        "A skip connection meets the last 1x1 convolution alone, as the paper is read here; the "
-        "aggregator's map the 3x3 before it too.",
+        _SKIP_NOTE,
     ),
     "table3": Experiment(
         "Table III: what pyramid and aggregator add",
@@ -148,8 +153,8 @@ EXPERIMENTS = {
     "figure3": Experiment(
         "Figure 3: mean accuracy over the epochs, best skip connection and auxiliary loss",
         ("fcn", "skip_s4", "auxiliary_s2", "aggregation"),
-        "Skip connection and auxiliary loss are those of most mean IoU among the trained ones of "
-        "most seeds, which favours them.",
+        "Skip connection and auxiliary loss are, of those with most seeds, the ones of most mean "
+        f"IoU: where several are trained, that choice favours them. {_SKIP_NOTE}",
     ),
     "order": Experiment(
         "Fine to coarse (the paper's) or coarse to fine", ("sanet", "coarse_to_fine")
@@ -202,10 +207,11 @@ _DEFAULT = {  # the paper's stems and crop
     "aggregator_filters": 256, "head_filters": 512, "image_scale": 1.0, "crop": (473, 473),
     "scale_range": (0.5, 2.0), "val_batch_size": 1, "epochs": 80, "learning_rate": 1e-4,
 }  # fmt: skip
+PROTOCOLS |= {name: {**_DEFAULT, "val_split": "test"} for name in ("nyuv2", "sunrgbd")}  # no val
 _KEPT = (*_DEFAULT, "dataset", "images", "backend")  # what a folder keeps of its protocol
 _WHOLE = ("aggregator_filters", "head_filters", "batch_size", "val_batch_size", "epochs")
 
-RESULTS, _PROTOCOL, _COSTS = "results.json", "protocol.json", "costs.json"
+RESULTS, PROTOCOL, _COSTS = "results.json", "protocol.json", "costs.json"
 
 FIGURES = {  # of the validation split: title, factor, digits
     "pixel_accuracy": ("pixel accuracy", 100, 2),
@@ -227,24 +233,26 @@ def protocol(dataset, **changes):
     """What all rows share on a data set: its entry of `PROTOCOLS`, or the paper's stems and crop.
 
     Args: dataset, its name; changes, other values by name, None for no change, "none" for no
-        weights.
+        weights and no other stem.
     Raises: ValueError for a name that a protocol does not have, and a number that is not positive.
     """
     known = PROTOCOLS.get(dataset, _DEFAULT)
-    changes = {name: value for name, value in changes.items() if value is not None}
+    changes = {
+        name: None if value == "none" else value
+        for name, value in changes.items()
+        if value is not None
+    }
     for name in changes:
         if name not in known:
             raise ValueError(f"A protocol has no {name!r}. It has: {', '.join(known)}.")
     found = {"dataset": dataset, **known, **changes}
     if "weights" in changes and "other_weights" not in changes:
         found["other_weights"] = changes["weights"]
-        if found["other_backbone"] and changes["weights"] not in ("imagenet", "none"):
+        if found["other_backbone"] and changes["weights"] not in ("imagenet", None):
             raise ValueError(
                 "`other_weights` must be given with a file as `weights`: the other stem needs its "
                 f"own. Received: weights={changes['weights']}."
             )
-    for name in ("weights", "other_weights"):
-        found[name] = None if found[name] == "none" else found[name]
     for name in (*_WHOLE, "crop"):
         if any(not isinstance(n, int) or n < 1 for n in np.atleast_1d(found[name]).tolist()):
             raise ValueError(f"`{name}` must be positive. Received: {name}={found[name]}.")
@@ -259,8 +267,9 @@ def begin(folder, dataset, **changes):
         dataset: the data set.
         changes: of `protocol`.
 
-    Raises: ValueError where the experiments began with another value, other images or masks or on
-        another backend, and where the folder holds results without their runs; as `protocol`.
+    Raises: ValueError where the experiments began with another value (a file of weights by its
+        name, for it may lie elsewhere now), other images or masks or on another backend, and where
+        the folder holds results without their runs; as `protocol`.
     """
     folder = Path(folder)
     images, found = {"classes": dataset.num_classes}, _plain(protocol(dataset.name, **changes))
@@ -268,11 +277,12 @@ def begin(folder, dataset, **changes):
         asked, found = found, _read_protocol(folder)
         given = [name for name, value in changes.items() if value is not None]
         for name in ("dataset", *given):
-            if asked[name] != found[name]:
+            if _portable(asked)[name] != _portable(found)[name]:
                 raise ValueError(
                     f"The experiments in {folder} began with {name} {found[name]}, and their rows "
                     f"can't be compared with others. Received: {asked[name]}. Give another folder."
                 )
+            found[name] = asked[name]
     elif (folder / RESULTS).is_file():
         raise ValueError(
             f"{folder / RESULTS} is of runs that are not there, and would be lost. Give another "
@@ -295,13 +305,13 @@ def begin(folder, dataset, **changes):
             f"{dataset.name}, and their rows can't be compared with others. Give another folder."
         )
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / _PROTOCOL) as path:
+    with replacing(folder / PROTOCOL) as path:
         path.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
     return found
 
 
 def rows_of(experiments, protocol, only=None):
-    """Names of the rows of some experiments, each once; without the other stem where there is none.
+    """Names of the rows of some experiments, each once; the other stem's where it is another one.
 
     Args: experiments, names; protocol; only, names of the rows that are meant, None for all.
     Raises: ValueError for an unknown experiment, and a row that stands in none of these.
@@ -311,7 +321,8 @@ def rows_of(experiments, protocol, only=None):
         if name not in EXPERIMENTS:
             raise ValueError(f"Unknown experiment {name!r}. Known: {', '.join(EXPERIMENTS)}.")
         found.update(dict.fromkeys(EXPERIMENTS[name].rows))
-    if protocol["other_backbone"] is None:
+    other = protocol["other_backbone"], protocol["other_weights"]
+    if other[0] is None or other == (protocol["backbone"], protocol["weights"]):
         found.pop("stem", None)
     for row in only or ():
         if row not in found:
@@ -459,17 +470,23 @@ class Results:
         Raises: FileNotFoundError, ValueError that names the file.
         """
         path = Path(path)
-        if not (path / _PROTOCOL).is_file() and (path / RESULTS).is_file():
+        if not (path / PROTOCOL).is_file() and (path / RESULTS).is_file():
             path /= RESULTS
         if path.is_file():
             found = _read_json(path, "protocol", "runs", "costs", "made")
-            _with_keys(path, found["protocol"], _KEPT)
+            epochs = _with_keys(path, found["protocol"], _KEPT)["epochs"]
             try:
                 of_rows = {
                     row: {int(seed): figures for seed, figures in seeds.items()}
                     for row, seeds in found["runs"].items()
                 }
-            except (AttributeError, ValueError) as error:
+                for row, seeds in of_rows.items():
+                    for seed, figures in seeds.items():
+                        if any(len(figures.get(name, ())) != epochs for name in FIGURES):
+                            raise ValueError(
+                                f"{row} with seed {seed} has not {epochs} values of each figure"
+                            )
+            except (AttributeError, TypeError, ValueError) as error:
                 raise ValueError(f"{path} is damaged: {error}.") from error
             return cls(found["protocol"], of_rows, found["costs"], found["made"])
         protocol, of_rows, made = _read_protocol(path), {}, []
@@ -484,26 +501,39 @@ class Results:
         costs = _read_json(path / _COSTS) if (path / _COSTS).is_file() else {}
         return cls(protocol, of_rows, costs, made)
 
-    def add(self, other):
-        """Takes in other results, as of another machine. What a row costs stays, if it is known.
+    @classmethod
+    def joined(cls, paths):
+        """Results of several places, each as `load` reads it, as of machines that shared the work.
 
-        Raises: ValueError where their protocols differ, and where both have a run with other
-            figures.
+        What a row costs is taken from the first place that says it.
+
+        Raises: ValueError that names the place, where its protocol is another one, and where it has
+            a run that was there before, with other figures; as `load`.
         """
+        found = cls.load(paths[0])
+        for path in paths[1:]:
+            try:
+                found._add(cls.load(path))
+            except ValueError as error:
+                raise ValueError(f"{path} can't be added to {paths[0]}: {error}") from error
+        return found
+
+    def _add(self, other):
         mine, others = _portable(self.protocol), _portable(other.protocol)
         for name in mine:
             if mine[name] != others.get(name):
+                values = "" if name == "images" else f" ({others.get(name)}, not {mine[name]})"
                 raise ValueError(
-                    f"Results of {name} {mine[name]} can't be compared with those of "
-                    f"{others.get(name)}. Train both with one protocol, on the same images."
+                    f"it differs in its {name}{values}, so that their rows can't be compared. "
+                    "Train both with one protocol, on the same images."
                 )
         for row, seeds in other.runs.items():
             known = self.runs.setdefault(row, {})
             for seed, figures in seeds.items():
                 if known.setdefault(seed, figures) != figures:
                     raise ValueError(
-                        f"Both have a run of {row} with seed {seed}, and their figures differ. "
-                        "Remove one."
+                        f"{row} with seed {seed} is there already, with other figures. Keep one of "
+                        "the two."
                     )
             self.runs[row] = dict(sorted(known.items()))
         for experiment, of_rows in other.costs.items():
@@ -576,7 +606,8 @@ class Results:
                 cells += ["", ""]
             lines.append(cells)
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        missing = "" if first in rows else f" {self.label(first)} is not trained yet."
+        missing = [self.label(row) for row in self._asked(experiment) if row not in self.runs]
+        missing = f" Not trained: {', '.join(missing)}." if missing else ""
         note = EXPERIMENTS[experiment].note and f" {EXPERIMENTS[experiment].note}"
         title = EXPERIMENTS[experiment].title
         return f"**{title}**\n\n{table}\n\n{self.caption()}{note}{missing}\n"
@@ -604,10 +635,12 @@ class Results:
 
     def rows(self, experiment):
         """Names of an experiment's rows that are trained; in Figure 3 the best of their kinds."""
-        rows = EXPERIMENTS[experiment].rows
-        if experiment == "figure3":
-            rows = [self._best(row) for row in rows]
-        return [row for row in rows if row in self.runs]
+        return [row for row in self._asked(experiment) if row in self.runs]
+
+    def _asked(self, experiment):
+        """Names of an experiment's rows, trained or not."""
+        rows = rows_of([experiment], self.protocol)
+        return [self._best(row) for row in rows] if experiment == "figure3" else rows
 
     def _best(self, row):
         """Of the trained rows of its kind, as "skip" of "skip_s4", that of most mean IoU, among
@@ -722,9 +755,9 @@ def _figures(folder, epochs):
 
 
 def _portable(protocol):
-    """A protocol that names weights without their folder."""
+    """A protocol as results.json has it: weights are named without their folder."""
     names = {name: protocol[name] for name in ("weights", "other_weights")}
-    return {**protocol, **{name: file and Path(file).name for name, file in names.items()}}
+    return _plain({**protocol, **{name: file and Path(file).name for name, file in names.items()}})
 
 
 def _plain(value):
@@ -733,7 +766,7 @@ def _plain(value):
 
 
 def _read_protocol(folder):
-    path = Path(folder) / _PROTOCOL
+    path = Path(folder) / PROTOCOL
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no experiments: there is no {path}.")
     return _read_json(path, *_KEPT)

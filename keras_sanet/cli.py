@@ -458,6 +458,11 @@ def ablate(options):
         raise ValueError("`--rows` says what to train, and not what --report or table2 shows.")
     if options.add and not (options.report and experiments):
         raise ValueError("`--add` is for --report of experiments that are trained.")
+    if options.add and (folder / ablation.PROTOCOL).is_file():
+        raise ValueError(
+            f"`--add` needs a folder of results alone as --output, or a new one. {folder} has runs "
+            "of its own, whose next report would leave the others out: add it too."
+        )
     failed, left = [], []
     if experiments and not options.report:
         visualization.pyplot()  # or its error, before anything is trained
@@ -515,12 +520,12 @@ def _train_rows(dataset, rows, protocol, folder, options):
 
 def _report(folder, experiments, others):
     """Writes what there is of experiments. Returns a dict from their names to their tables."""
-    results = ablation.Results.load(folder)
-    for other in others:
-        results.add(ablation.Results.load(other))
+    own = [] if others and not (folder / ablation.RESULTS).is_file() else [folder]
+    results = ablation.Results.joined([*own, *others])
     visualization.pyplot()  # or its error, before anything is written
     there = [experiment for experiment in experiments if results.rows(experiment)]
     if there:
+        folder.mkdir(parents=True, exist_ok=True)
         results.save(folder / ablation.RESULTS)
     tables = {experiment: results.write_table(folder, experiment) for experiment in there}
     for experiment in there:
@@ -1066,13 +1071,14 @@ def _parser(recipe=None):
         nargs="+",
         default=[],
         metavar="FOLDER",
-        help="with --report, take in the results of other folders, as of another machine",
+        help="with --report, join the results of these folders, as of several machines, in a new "
+        "--output or with those that it holds",
     )
     shared = sub.add_argument_group(
         "protocol", "what all rows share; that of the data set if absent"
     )
-    for name in ("backbone", "other_backbone"):
-        shared.add_argument(_flag(name), choices=backbones.names())
+    shared.add_argument("--backbone", choices=backbones.names())
+    shared.add_argument("--other-backbone", choices=[*backbones.names(), "none"])
     for name in ("weights", "other_weights"):
         shared.add_argument(_flag(name), help='"imagenet", the file of a checkpoint, or "none"')
     shared.add_argument("--val-split", help="split of the figures")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from test_cli import call
 
-from keras_sanet import ablation, datasets
+from keras_sanet import ablation, datasets, models, recipes
 from keras_sanet.ablation import ROWS
 from keras_sanet.datasets import scenes
 from keras_sanet.summary import Summary
@@ -61,6 +61,10 @@ def test_the_other_stem_is_a_row_where_the_protocol_has_one(small):
     with_other = {**small, "other_backbone": "resnet18"}
     assert "stem" not in ablation.rows_of(["table3"], small)
     assert "stem" in ablation.rows_of(["table3"], with_other)
+    # The same stem with the same weights would be the FCN again.
+    same = {**small, "other_backbone": small["backbone"]}
+    assert "stem" not in ablation.rows_of(["table3"], same)
+    assert "stem" in ablation.rows_of(["table3"], {**same, "other_weights": "imagenet"})
 
 
 def test_only_the_rows_that_are_asked_for(small):
@@ -80,6 +84,58 @@ def test_a_row_is_a_model_of_the_classes(row, small):
     logits = output["logits"] if isinstance(output, dict) else output
     assert isinstance(output, dict) == row.startswith("auxiliary")
     assert logits.shape == (None, None, None, 5)
+
+
+# The arguments in which a row differs from the baseline of its kind, FCN, PSPNet or SANet.
+PYRAMID, TAPS = [1, 2, 3, 4, 6], ["s0", "s1", "s2", "s3", "s4"]
+DIFFERENCES = {
+    "fcn": {},
+    "psp": {},
+    "sanet": {},
+    "aggregation": {"bins": None},
+    **{f"skip_{tap}": {"skip": tap} for tap in TAPS},
+    **{f"auxiliary_{tap}": {"auxiliary": tap} for tap in TAPS},
+    "coarse_to_fine": {"taps": ["s4", "s3", "s2", "s1", "s0"]},
+    "dilation_1": {"aggregator_dilation_rate": 1},
+    "without_s0": {"taps": ["s1", "s2", "s3", "s4"]},
+    "without_s1": {"taps": ["s0", "s2", "s3", "s4"]},
+    "without_s2": {"taps": ["s0", "s1", "s3", "s4"]},
+    "without_s3": {"taps": ["s0", "s1", "s2", "s4"]},
+    "without_s4": {"taps": ["s0", "s1", "s2", "s3"]},
+    "only_s4": {"taps": ["s4"]},
+    "grid_s1": {"grid": "s1"},
+    "normalized": {"normalize_taps": True},
+    "plain_branches": {"normalize_branches": False},
+    "plain_psp": {"normalize_branches": False},
+    "add": {"fusion": "add"},
+    "aggregated": {"fusion": "aggregated"},
+}
+BASELINES = {
+    "FCN": {"filters": 4, "skip": None, "auxiliary": None},
+    "PSPNet": {"pyramid_filters": 4, "bins": PYRAMID, "normalize_branches": True},
+    "SANet": {
+        "pyramid_filters": 4, "bins": PYRAMID, "normalize_branches": True, "aggregator_filters": 4,
+        "aggregator_dilation_rate": 2, "taps": TAPS, "normalize_taps": False, "grid": None,
+        "fusion": "concatenate",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("row", DIFFERENCES)
+def test_a_row_differs_from_its_baseline_in_what_its_label_says(row, small):
+    kind, arguments = models.describe(ablation.build(row, 5, small))
+    shared = {"num_classes", "backbone", "input_shape", "dropout", "class_names", "palette", "name"}
+    found = {name: value for name, value in arguments.items() if name not in shared}
+    assert found == {**BASELINES[kind], **DIFFERENCES[row]}
+
+
+def test_the_rows_that_replace_the_aggregator_say_by_what(small):
+    replaced = set(ROWS) - set(DIFFERENCES) - {"stem", "width_x0.5", "width_x2", "width_x4"}
+    assert replaced == {"mean", "sum", "concatenate", "recurrent_1"}
+    undilated = ablation.build("recurrent_1", 5, small).get_layer("aggregator")
+    assert (undilated.dilation_rate, undilated.recurrent_dilation_rate) == (2, 1)
+    mean = ablation.build("mean", 5, small).get_layer("mean")
+    assert isinstance(mean, keras.layers.Average) and len(mean.input) == 5
 
 
 def test_the_stem_row_takes_the_other_backbone(small):
@@ -140,9 +196,17 @@ def test_a_number_that_is_not_positive_is_named(changes):
         ablation.protocol("scenes", **changes)
 
 
-def test_none_is_the_word_for_no_weights():
+def test_none_is_the_word_for_no_weights_and_no_other_stem():
     found = ablation.protocol("camvid", weights="none")
     assert found["weights"] is None and found["other_weights"] is None
+    found = ablation.protocol("ade20k", other_backbone="none", weights="resnext50.pth")
+    assert found["other_backbone"] is None and found["weights"] == "resnext50.pth"
+
+
+@pytest.mark.parametrize("name", ["nyuv2", "sunrgbd", "ade20k", "cityscapes"])
+def test_the_papers_data_sets_are_validated_on_the_split_of_their_recipe(name):
+    found = ablation.protocol(name)
+    assert found["val_split"] == recipes.get(f"paper_{name}")["val_split"]
 
 
 def test_the_other_stem_starts_as_the_first_one():
@@ -211,7 +275,7 @@ def test_two_seeds_make_no_difference_clear():
 def test_the_baseline_is_the_first_row_of_the_experiment_trained_or_not():
     found = results({"psp": {0: 0.2}, "sanet": {0: 0.3}})
     table = found.table("table3")
-    assert "FCN is not trained yet." in table
+    assert "Not trained: FCN, FCN + aggregation." in table
     assert [row[-2:] for row in cells(table).values()][2:] == [["", ""]] * 2
 
 
@@ -219,6 +283,11 @@ def test_figure_3_shows_the_best_skip_and_auxiliary_loss_that_are_trained():
     values = {"fcn": 0.1, "skip_s0": 0.3, "skip_s4": 0.2, "auxiliary_s1": 0.1, "aggregation": 0.4}
     found = results({row: {0: value} for row, value in values.items()})
     assert found.rows("figure3") == ["fcn", "skip_s0", "auxiliary_s1", "aggregation"]
+
+
+def test_figure_3_says_which_kind_is_not_trained():
+    found = results({"fcn": {0: 0.1}, "skip_s0": {0: 0.3}})
+    assert "Not trained: auxiliary loss s2, FCN + aggregation." in found.table("figure3")
 
 
 def test_the_best_row_is_one_of_those_with_most_seeds():
@@ -324,6 +393,16 @@ def test_other_values_than_a_folder_began_with_are_refused(command, drawn):
     arguments, folder, _ = command
     code, _, error = call(*arguments, "--epochs", 3)
     assert code == 1 and "began with epochs 2" in error and "Received: 3. Give another" in error
+
+
+def test_the_file_of_the_weights_may_lie_elsewhere_now(drawn, tmp_path):
+    began = ablation.begin(tmp_path, drawn, **TINY, weights="/old/stem.pth")
+    (tmp_path / "fcn/seed-0").mkdir(parents=True)
+    (tmp_path / "fcn/seed-0/config.json").write_text("{}")
+    assert ablation.begin(tmp_path, drawn) == began
+    assert ablation.begin(tmp_path, drawn, weights="/new/stem.pth")["weights"] == "/new/stem.pth"
+    with pytest.raises(ValueError, match="began with weights /new/stem.pth, .* /new/other.pth"):
+        ablation.begin(tmp_path, drawn, weights="/new/other.pth")
 
 
 def test_other_images_than_a_folder_began_with_are_refused(command, tmp_path):
@@ -437,12 +516,16 @@ def test_a_folder_without_experiments_and_damaged_files_are_named(tmp_path):
     ):
         ablation.Results.load(tmp_path)
     good = {"protocol": results({}).protocol, "runs": {}, "costs": {}, "made": []}
+    short = {**dict.fromkeys(ablation.FIGURES, [0.5]), "mean_iou": []}
     for text, said in (
         ("{", "is damaged"),
         ("[]", "is no such file.*: no protocol, runs"),
         ("{}", "is no such file.*: no protocol, runs"),
         (json.dumps({**good, "protocol": {}}), "is no such file.*: no val_split"),
         (json.dumps({**good, "runs": []}), "is damaged"),
+        (json.dumps({**good, "runs": {"fcn": {"0": []}}}), "is damaged"),
+        (json.dumps({**good, "runs": {"fcn": {"0": {}}}}), "is damaged: fcn with seed 0 has not 1"),
+        (json.dumps({**good, "runs": {"fcn": {"0": short}}}), "is damaged: fcn with seed 0"),
         (json.dumps({**good, "runs": {"fcn": {"a": {}}}}), "is damaged"),
     ):
         (tmp_path / "results.json").write_text(text)
@@ -516,52 +599,83 @@ def test_a_report_of_nothing_says_so_and_makes_no_folder(tmp_path):
 # Results of several machines
 
 
-def test_results_of_another_machine_are_added_seed_by_seed():
-    found = results({"fcn": {0: 0.1, 2: 0.3}})
-    found.add(results({"fcn": {1: 0.2}, "psp": {0: 0.4}}))
+@pytest.fixture
+def places(tmp_path):
+    """Function from results, some {row: {seed: last value}}, to the folders that hold them."""
+
+    def save(*found):
+        folders = [tmp_path / letter for letter in "abc"[: len(found)]]
+        for folder, one in zip(folders, found):
+            folder.mkdir()
+            (one if isinstance(one, ablation.Results) else results(one)).save(
+                folder / "results.json"
+            )
+        return folders
+
+    return save
+
+
+def test_results_of_machines_that_shared_the_work_are_joined_seed_by_seed(places):
+    a, b = places({"fcn": {0: 0.1, 2: 0.3}}, {"fcn": {1: 0.2}, "psp": {0: 0.4}})
+    found = ablation.Results.joined([a, b / "results.json"])
     assert found.values("fcn", "mean_iou").tolist() == [0.1, 0.2, 0.3]
     assert found.values("psp", "mean_iou").tolist() == [0.4]
 
 
-def test_a_run_that_both_have_must_be_the_same():
-    found = results({"fcn": {0: 0.1}})
-    found.add(results({"fcn": {0: 0.1}}))
-    assert found.values("fcn", "mean_iou").tolist() == [0.1]
-    with pytest.raises(ValueError, match="Both have a run of fcn with seed 0.* differ"):
-        found.add(results({"fcn": {0: 0.2}}))
+def test_a_run_that_is_in_two_places_must_be_the_same(places):
+    a, b, c = places({"fcn": {0: 0.1}}, {"fcn": {0: 0.1}}, {"fcn": {0: 0.2}})
+    assert ablation.Results.joined([a, b]).values("fcn", "mean_iou").tolist() == [0.1]
+    with pytest.raises(ValueError, match="/c can't be added to .*/a: fcn with seed 0 is there"):
+        ablation.Results.joined([a, b, c])
 
 
-def test_results_of_another_protocol_are_not_added():
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("crop", [32, 32], r"in its crop \(\[32, 32\], not \[144, 192\]\)"),
+        ("images", {"classes": 3}, "in its images, so"),
+    ],
+)
+def test_results_of_another_protocol_are_not_joined(name, value, said, places):
     other = results({"psp": {0: 0.1}})
-    other.protocol["crop"] = [32, 32]
-    with pytest.raises(ValueError, match=r"crop \(144, 192\) can't be compared .* \[32, 32\]"):
-        results({"fcn": {0: 0.1}}).add(other)
+    other.protocol[name] = value
+    with pytest.raises(ValueError, match=f"/b can't be added to .*/a: it differs {said}"):
+        ablation.Results.joined(places({"fcn": {0: 0.1}}, other))
 
 
-def test_the_folder_of_the_weights_is_no_difference_of_protocols():
-    found, other = results({"fcn": {0: 0.1}}), results({"psp": {0: 0.2}})
-    found.protocol["weights"], other.protocol["weights"] = "/here/stem.pth", "/there/stem.pth"
-    found.add(other)
-    assert set(found.runs) == {"fcn", "psp"}
+def test_a_damaged_place_is_named(places):
+    a, b = places({"fcn": {0: 0.1}}, {"fcn": {0: 0.1}})
+    (b / "results.json").write_text("{")
+    with pytest.raises(ValueError, match="/b can't be added to .*/b/results.json is damaged"):
+        ablation.Results.joined([a, b])
 
 
-def test_what_a_row_is_known_to_cost_stays():
+def test_the_first_place_says_what_a_row_costs(places):
     found, other = results({"fcn": {0: 0.1}}), results({"psp": {0: 0.2}})
     found.costs, other.costs = {"table3": {"fcn": 1}}, {"table3": {"fcn": 2, "psp": 3}}
-    found.add(other)
-    assert found.costs == {"table3": {"fcn": 1, "psp": 3}}
+    joined = ablation.Results.joined(places(found, other))
+    assert joined.costs == {"table3": {"fcn": 1, "psp": 3}}
 
 
-def test_a_report_takes_in_the_results_of_other_folders(tmp_path):
+def test_a_report_joins_the_results_of_folders_in_a_new_one(places, tmp_path):
     pytest.importorskip("matplotlib", reason="plots need matplotlib")
-    for name, row in (("a", "fcn"), ("b", "psp"), ("c", "sanet")):
-        (tmp_path / name).mkdir()
-        results({row: {0: 0.1}}).save(tmp_path / name / "results.json")
-    others = ("--add", tmp_path / "b", tmp_path / "c/results.json")
-    code, _, error = call("ablate", "table3", "--report", "--output", tmp_path / "a", *others)
+    a, b, c = places({"fcn": {0: 0.1}}, {"psp": {0: 0.1}}, {"sanet": {0: 0.1}})
+    report = ("ablate", "table3", "--report", "--output", tmp_path / "new", "--add")
+    code, _, error = call(*report, a, b)
     assert code == 0, error
-    assert set(ablation.Results.load(tmp_path / "a").runs) == {"fcn", "psp", "sanet"}
-    assert len(cells((tmp_path / "a/table3.md").read_text("utf-8"))) == 2 + 3
+    code, _, error = call(*report, c)  # with what it holds
+    assert code == 0, error
+    assert set(ablation.Results.load(tmp_path / "new").runs) == {"fcn", "psp", "sanet"}
+    assert len(cells((tmp_path / "new/table3.md").read_text("utf-8"))) == 2 + 3
+
+
+def test_results_are_not_added_where_the_next_report_would_lose_them(places, tmp_path):
+    (place,) = places({"fcn": {0: 0.1}})
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/protocol.json").write_text("{}")
+    report = ("ablate", "order", "--report", "--output", tmp_path / "runs", "--add", place)
+    code, _, error = call(*report)
+    assert code == 1 and "runs has runs of its own" in error and "add it too" in error
 
 
 @pytest.mark.parametrize("arguments", [("order",), ("table2", "--report")])
