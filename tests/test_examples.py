@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -182,6 +183,25 @@ def test_the_readme_quotes_the_results(label, row):
         mean, low, high = ablation.interval(100 * results.values(row, "mean_iou", "fcn"))
         cells.append(f"{mean:+.1f} ({low:+.1f} to {high:+.1f})" if row != "fcn" else "")
     assert f"| {' | '.join(cells)} |" in (ROOT / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    "folder, row, baseline",
+    [
+        ("camvid", "aggregation", "skip_s2"),
+        ("scenes", "plain_psp", "psp"),
+        ("scenes", "plain_branches", "sanet"),
+        ("scenes", "grid_s1", "sanet"),
+        ("scenes", "aggregated", "sanet"),
+    ],
+)
+def test_the_readme_quotes_a_difference(folder, row, baseline):
+    results = ablation.Results.load(ROOT / "examples/results" / folder)
+    mean, low, high = ablation.interval(100 * results.values(row, "mean_iou", baseline))
+    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    # "5.9 (+2.4 to +9.4)", "1.1 points (+0.6 to +1.6)", "+0.9, -1.8 to +3.6"
+    limits = re.escape(f"{low:+.1f} to {high:+.1f}")
+    assert re.search(rf"{abs(mean):.1f}(, | \(| points \(){limits}\)", text)
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: f"{path.parent.name}-{path.stem}")
