@@ -398,14 +398,15 @@ def train(dataset, row, seed, protocol, folder, verbose=0):
 def add_costs(folder, experiment, protocol, rounds=5):
     """Adds what the rows of an experiment's table cost to a folder's costs.json, if it lacks them.
 
-    The experiment's first row is among them, trained or not, for times are relative to it.
+    Times are relative to the experiment's first row, trained or not; experiments that begin with
+    the same one share them.
     """
-    path = Path(folder) / _COSTS
+    path, first = Path(folder) / _COSTS, EXPERIMENTS[experiment].rows[0]
     known = _read_json(path) if path.is_file() else {}
-    of_rows = known.setdefault(experiment, {})
+    of_rows = known.setdefault(first, {})
     missing = [row for row in Results.load(folder).rows(experiment) if row not in of_rows]
     if missing:
-        rows = list(dict.fromkeys([EXPERIMENTS[experiment].rows[0], *missing]))
+        rows = list(dict.fromkeys([first, *missing]))
         of_rows.update(costs(rows, protocol["images"]["classes"], protocol, rounds))
         with replacing(path) as written:
             written.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
@@ -454,7 +455,7 @@ class Results:
         protocol: what all rows share.
         runs: dict from a row to a dict from a seed to a dict from a figure of `FIGURES` to a list
             of its values, one an epoch.
-        costs: dict from an experiment to what `costs` says of its rows.
+        costs: dict from the first row of experiments to what `costs` says of it and others.
         made: list of dicts, by what the runs were made: backend, versions, devices, revision.
     """
 
@@ -536,8 +537,8 @@ class Results:
                         "the two."
                     )
             self.runs[row] = dict(sorted(known.items()))
-        for experiment, of_rows in other.costs.items():
-            self.costs[experiment] = {**of_rows, **self.costs.get(experiment, {})}
+        for first, of_rows in other.costs.items():
+            self.costs[first] = {**of_rows, **self.costs.get(first, {})}
         self.made += [by for by in other.made if by not in self.made]
 
     def save(self, path):
@@ -581,21 +582,22 @@ class Results:
 
     def table(self, experiment):
         """Markdown: figures of an experiment's rows, and their differences from the first."""
-        costs, rows = self.costs.get(experiment, {}), self.rows(experiment)
-        first = EXPERIMENTS[experiment].rows[0]
+        first, rows = EXPERIMENTS[experiment].rows[0], self.rows(experiment)
+        costs = self.costs.get(first, {})
+        timed = any(row in costs for row in rows if row != first)
         head = ["", "seeds"]
-        if costs:
+        if timed:
             head += ["M parameters", "GMAC", f"train step / {self.label(first)}'s"]
         head += [what for what, _, _ in FIGURES.values()]
         head += [f"mean IoU less {self.label(first)}'s", f"epochs to {self.label(first)}'s best"]
         lines = [head, ["---"] * len(head)]
         for row in rows:
             cells = [self.label(row), str(len(self.runs[row]))]
-            if row in costs:
+            if timed and row in costs:
                 cost = costs[row]
                 cells += [f"{cost['parameters'] / 1e6:.2f}", f"{cost['macs'] / 1e9:.2f}"]
                 cells.append(f"{cost['step_ratio']:.2f}")
-            elif costs:
+            elif timed:
                 cells += [""] * 3
             for figure, (_, factor, digits) in FIGURES.items():
                 cells.append(_interval(factor * self.values(row, figure), digits))

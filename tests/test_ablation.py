@@ -652,9 +652,9 @@ def test_a_damaged_place_is_named(places):
 
 def test_the_first_place_says_what_a_row_costs(places):
     found, other = results({"fcn": {0: 0.1}}), results({"psp": {0: 0.2}})
-    found.costs, other.costs = {"table3": {"fcn": 1}}, {"table3": {"fcn": 2, "psp": 3}}
+    found.costs, other.costs = {"fcn": {"fcn": 1}}, {"fcn": {"fcn": 2, "psp": 3}}
     joined = ablation.Results.joined(places(found, other))
-    assert joined.costs == {"table3": {"fcn": 1, "psp": 3}}
+    assert joined.costs == {"fcn": {"fcn": 1, "psp": 3}}
 
 
 def test_a_report_joins_the_results_of_folders_in_a_new_one(places, tmp_path):
@@ -705,13 +705,18 @@ def test_costs_are_those_of_the_trained_rows_and_the_first(small, tmp_path):
     log.write_text("\n".join([",".join(["epoch", *names])] + ["0" + ",0.5" * len(names)] * 2))
     (log.parent / "config.json").write_text('{"versions": {}}')
     ablation.add_costs(tmp_path, "figure3", protocol, rounds=1)
-    assert list(json.loads((tmp_path / "costs.json").read_text())["figure3"]) == ["fcn", "skip_s0"]
+    written = (tmp_path / "costs.json").read_bytes()
+    assert list(json.loads(written)["fcn"]) == ["fcn", "skip_s0"]
+    ablation.add_costs(tmp_path, "table1", protocol, rounds=1)  # begins with the same row
+    assert (tmp_path / "costs.json").read_bytes() == written
 
 
 def test_costs_stand_in_the_table_relative_to_the_first_row():
     found = results({"fcn": {0: 0.1}, "psp": {0: 0.2}})
     cost = {"parameters": 2_000_000, "macs": 3_000_000_000, "step_ratio": 1.0}
-    found.costs["table3"] = {"fcn": cost, "psp": {**cost, "step_ratio": 1.5}}
+    found.costs["fcn"] = {"fcn": cost, "psp": {**cost, "step_ratio": 1.5}}
     lines = cells(found.table("table3"))
+    # (figure3 has the first row alone, and nothing to compare it with.)
+    assert "GMAC" not in cells(found.table("figure3"))[""]
     assert lines[""][1:4] == ["M parameters", "GMAC", "train step / FCN's"]
     assert lines["FCN + PSP"][1:4] == ["2.00", "3.00", "1.50"]
