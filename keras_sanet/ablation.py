@@ -608,8 +608,8 @@ class Results:
                 cells += ["", ""]
             lines.append(cells)
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        missing = [self.label(row) for row in self._asked(experiment) if row not in self.runs]
-        missing = f" Not trained: {', '.join(missing)}." if missing else ""
+        absent = [self.label(row) for row in self._asked(experiment) if row not in self.runs]
+        missing = f" Not trained: {', '.join(absent)}." if absent else ""
         note = EXPERIMENTS[experiment].note and f" {EXPERIMENTS[experiment].note}"
         title = EXPERIMENTS[experiment].title
         return f"**{title}**\n\n{table}\n\n{self.caption()}{note}{missing}\n"
