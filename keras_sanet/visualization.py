@@ -218,7 +218,8 @@ def plot_intervals(differences, xlabel, ax=None):
         ax.plot([low, high], [line, line], color="tab:blue", linewidth=2)
         ax.plot([mean], [line], "o", color="tab:blue")
     ax.axvline(0, color="black", linewidth=0.8)
-    ax.set(xlabel=xlabel, ylim=(len(differences) - 0.5, -0.5))
+    ax.set_xlabel(xlabel, loc="right")  # beside long labels there is more room to its left
+    ax.set_ylim(len(differences) - 0.5, -0.5)
     ax.set_yticks(range(len(differences)), list(differences))
     ax.grid(alpha=0.3, axis="x")
     return ax

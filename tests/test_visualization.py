@@ -285,6 +285,14 @@ def test_a_saved_plot_is_closed(plt, tmp_path):
     assert plt.get_fignums() == []
 
 
+def test_the_label_below_intervals_is_whole_beside_long_ones(plt):
+    differences = {"concatenation, three convolutions": (1, 0, 2)}
+    ax = plot_intervals(differences, "mean IoU less FCN + PSP + aggregation (SANet)'s, points")
+    ax.figure.canvas.draw()
+    label, picture = ax.xaxis.label.get_window_extent(), ax.figure.bbox
+    assert picture.x0 <= label.x0 and label.x1 <= picture.x1
+
+
 # Confusion matrices
 
 
