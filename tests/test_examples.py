@@ -189,6 +189,9 @@ def test_the_readme_quotes_the_results(label, row):
     "folder, row, baseline",
     [
         ("camvid", "aggregation", "skip_s2"),
+        ("camvid", "sanet", "psp"),
+        ("camvid", "concatenate", "psp"),
+        ("camvid", "concatenate", "sanet"),
         ("scenes", "plain_psp", "psp"),
         ("scenes", "plain_branches", "sanet"),
         ("scenes", "grid_s1", "sanet"),
@@ -199,9 +202,9 @@ def test_the_readme_quotes_a_difference(folder, row, baseline):
     results = ablation.Results.load(ROOT / "examples/results" / folder)
     mean, low, high = ablation.interval(100 * results.values(row, "mean_iou", baseline))
     text = " ".join((ROOT / "README.md").read_text("utf-8").split())
-    # "5.9 (+2.4 to +9.4)", "1.1 points (+0.6 to +1.6)", "+0.9, -1.8 to +3.6"
+    # "5.9 (+2.4 to +9.4)", "1.1 points (+0.6 to +1.6)", "6.5 more (...)", "+0.9, -1.8 to +3.6"
     limits = re.escape(f"{low:+.1f} to {high:+.1f}")
-    assert re.search(rf"{abs(mean):.1f}(, | \(| points \(){limits}\)", text)
+    assert re.search(rf"{abs(mean):.1f}(, |( points| points more| more)? \(){limits}\)", text)
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: f"{path.parent.name}-{path.stem}")
