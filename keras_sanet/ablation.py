@@ -23,7 +23,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_sanet import models, pipeline, runs, training, visualization
+from keras_sanet import files, models, pipeline, runs, training, visualization
 from keras_sanet.layers import BatchNormalization, Conv2D, ConvLSTMAggregator
 from keras_sanet.saving import remove, replacing
 from keras_sanet.summary import Summary
@@ -370,7 +370,7 @@ def train(dataset, row, seed, protocol, folder, verbose=0):
     Raises: FileExistsError where another process is at it; as `training.fit`.
     """
     folder = Path(folder) / row / f"seed-{seed}"
-    with runs.locked(folder):
+    with files.locked(folder):
         if not _figures(folder, protocol["epochs"]):
             keras.utils.clear_session()
             keras.utils.set_random_seed(seed)

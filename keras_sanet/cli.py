@@ -613,7 +613,7 @@ def save_preset(options):
     presets.save_preset(
         _load_model(run / "model.keras"),
         options.output,
-        figures=_read_json(run / "evaluation.json"),
+        figures=evaluation.read_figures(run / "evaluation.json"),
         recipe={**recipe, "versions": config["versions"]},
         crop=arguments.get("crop"),
         licence=options.licence,

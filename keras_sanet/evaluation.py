@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from keras_sanet import metrics
+from keras_sanet import files, metrics
+from keras_sanet.files import is_int, is_list, is_text
 from keras_sanet.inference import complete, mask_of, predict_probabilities
+from keras_sanet.journal import Journal, check_header
 from keras_sanet.saving import replacing
 
 # Name of a figure -> what it is in words.
@@ -30,7 +31,6 @@ FIGURES = {
     "mean_iou": "mean IoU",
     "frequency_weighted_iou": "frequency-weighted IoU",
 }
-_JOURNAL = "images.jsonl"
 _CHUNK = 50  # bootstrap samples drawn at once, which bounds the memory
 
 
@@ -68,10 +68,20 @@ class Evaluation:
 
     def add(self, image, confusion, instances=None):
         """Counts an image: its name, its confusion matrix, and what `count_instances` gave."""
+        cells = np.flatnonzero(confusion)
+        self._add(image, cells, confusion.reshape(-1)[cells], instances)
+
+    def _add(self, image, cells, pixels, instances):
+        """The same of the pixels in some cells of the matrix, by their indices row by row."""
+        true, predicted = np.divmod(cells, len(self.class_names))
+        self.confusion[true, predicted] += pixels
+        counts, right = np.zeros((3, len(self.class_names)), "int64"), true == predicted
+        for row, ids, of_ids in zip(
+            counts, (true[right], true, predicted), (pixels[right], pixels, pixels)
+        ):
+            np.add.at(row, ids, of_ids)
         self.images.append(image)
-        self.confusion += confusion
-        hits, truth, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
-        self.counts.append(np.stack([hits, truth, predicted]))
+        self.counts.append(counts)
         if instances is not None:
             self.instances = instances + (0 if self.instances is None else self.instances)
 
@@ -362,7 +372,6 @@ def evaluate(model, dataset, split, folder=None, absent_as_zero=False, track=ite
         unknown id, or the model gives NaN; where the model has not as many classes as the data
         set; where the folder holds the evaluation of something else.
     """
-    n = dataset.num_classes
     samples = dataset.samples(split)
     mode = complete(**mode)
     output = getattr(model, "output", None)  # subclasses of `keras.Model` have none
@@ -377,8 +386,18 @@ def evaluate(model, dataset, split, folder=None, absent_as_zero=False, track=ite
         dataset.categories,
         absent_as_zero,
     )
-    if folder is not None:
+    if folder is None:
+        return _count(result, model, dataset, split, track, mode)
+    with files.locked(folder):
         keep = _resume(result, model, dataset, samples, folder)
+        _count(result, model, dataset, split, track, mode, keep)
+        result.save(folder)
+    return result
+
+
+def _count(result, model, dataset, split, track, mode, keep=None):
+    """Adds the images of a split that a result lacks, after they were given to `keep`."""
+    n, samples = dataset.num_classes, dataset.samples(split)
     for sample in track(samples[len(result.images) :]):
         image, truth = dataset.read(sample)
         if truth is None:
@@ -394,32 +413,83 @@ def evaluate(model, dataset, split, folder=None, absent_as_zero=False, track=ite
         instances = None
         if dataset.count_instances is not None:
             instances = dataset.count_instances(sample, predicted)
-        if folder is not None:
+        if keep is not None:
             keep(_name(sample), cells, instances)
         result.add(_name(sample), cells.reshape(n, n), instances)
-    if folder is not None:
-        result.save(folder)
     return result
 
 
 def load(folder):
-    """The `Evaluation` that `evaluate` left in a folder.
+    """The `Evaluation` that `evaluate` left in a folder, of whatever source.
 
-    Raises: FileNotFoundError without one, ValueError where it was stopped before its end.
+    Raises: FileNotFoundError without one; ValueError where it was stopped before its end, and where
+        its file is damaged, with the line.
     """
-    path = Path(folder) / _JOURNAL
-    written = _read(path) if path.is_file() else []
-    if not written:
-        raise FileNotFoundError(f"{folder} holds no evaluation, {_JOURNAL}.")
-    header, *lines = written
-    if len(lines) < header["samples"]:
-        raise ValueError(
-            f"{folder} holds {len(lines)} of the {header['samples']} images: the evaluation was "
-            "stopped. Run it again with the same arguments and folder, and it goes on."
-        )
+    journal = Journal(folder)
+    entries = journal.read()
+    header = next(entries, None)
+    if header is None:
+        raise FileNotFoundError(f"{folder} holds no evaluation, {journal.path.name}.")
     result = Evaluation(**{name: header[name] for name in _KEPT})
-    _fill(result, lines)
+    for entry in entries:
+        result._add(*entry)
+    if len(result.images) < header["samples"]:
+        raise ValueError(
+            f"{folder} holds {len(result.images)} of the {header['samples']} images: the "
+            "evaluation is not at its end, or was stopped. Run it again with the same arguments "
+            "and folder, and it goes on."
+        )
+    if _digest_of(result.images) != header["images"]:
+        raise journal.damaged("its images are not those that its first line says, in their order.")
     return result
+
+
+def read_figures(path):
+    """The figures in an evaluation.json, of whatever source.
+
+    Returns: what `Evaluation.as_dict` says, but for single images and the confusion matrix.
+    Raises: FileNotFoundError; ValueError that names the file and what is wrong in it.
+    """
+
+    def is_share(value):
+        return value is None or type(value) in (int, float) and 0 <= value < 1 + 1e-9
+
+    def are_shares(value):
+        return isinstance(value, dict) and all(map(is_share, value.values()))
+
+    def is_interval(value):
+        return is_list(value, is_share) and len(value) == 2
+
+    def are_intervals(value):
+        known = isinstance(value, dict) and value.keys() == FIGURES.keys()
+        return known and all(map(is_interval, value.values()))
+
+    def is_class(row):
+        return isinstance(row, dict) and (
+            is_text(row.get("class"))
+            and is_int(row.get("pixels"), most=2**63 - 1)
+            and all(is_share(row.get(name)) for name in ("accuracy", "iou", "instance_iou"))
+        )
+
+    share = "a number from 0 to 1, or null"
+    shares = f"a dict from categories to {share}"
+    of_categories = ("mean_category_iou", "mean_instance_iou", "mean_category_instance_iou")
+    schema = {
+        "source": ("text", is_text),
+        "mode": ("a dict", lambda value: isinstance(value, dict)),
+        "images": ("an integer, 0 or more", is_int),
+        "absent_as_zero": ("true or false", lambda value: isinstance(value, bool)),
+        **dict.fromkeys(FIGURES, (share, is_share)),
+        "intervals_95": (f"the two ends of each of {', '.join(FIGURES)}", are_intervals),
+        "classes": ("a list of classes with their figures", lambda v: v and is_list(v, is_class)),
+        **dict.fromkeys(of_categories, (share, is_share)),
+        "iou_per_category": (shares, lambda value: value is None or are_shares(value)),
+        "instance_iou_per_category": (shares, lambda value: value is None or are_shares(value)),
+    }
+    way_out = "Evaluate anew."
+    found = files.read_json(path, way_out)
+    files.check(found, schema, f"{path} is damaged:", way_out)
+    return {name: found[name] for name in schema if name in found}
 
 
 _KEPT = ("class_names", "palette", "source", "mode", "categories", "absent_as_zero")
@@ -432,8 +502,7 @@ def _resume(result, model, dataset, samples, folder):
             "The model has no weights yet, so that a stopped evaluation could not be told from "
             "another model's. Call it on an image before, or evaluate without `folder`."
         )
-    path = Path(folder) / _JOURNAL
-    names = [_name(sample) for sample in samples]
+    journal, names = Journal(folder), [_name(sample) for sample in samples]
     header = {
         **{name: getattr(result, name) for name in _KEPT},
         "model": _digest(
@@ -441,37 +510,36 @@ def _resume(result, model, dataset, samples, folder):
             *(value.tobytes() for value in model.get_weights()),
         ),
         "samples": len(samples),
-        "images": _digest(repr(names).encode()),
-        "masks": _digest(repr([Path(str(sample.mask)).name for sample in samples]).encode()),
-        "class_ids": _digest(repr(dataset.class_ids).encode()),
+        "images": _digest_of(names),
+        "masks": _digest_of([Path(str(sample.mask)).name for sample in samples]),
+        "class_ids": _digest_of(dataset.class_ids),
     }
-    header = json.loads(json.dumps(header))  # tuples are lists
-    kept = _read(path) if path.is_file() else []
-    if kept:
-        different = [name for name in header if header[name] != kept[0].get(name)]
-        if different:
-            raise ValueError(
-                f"{folder} holds an evaluation of another {' and '.join(different)}. Give another "
-                "folder, or remove it."
-            )
-        _fill(result, kept[1:])
-        if result.images != names[: len(result.images)]:
-            raise ValueError(
-                f"{path} is damaged: its images are not the first ones of {result.source}, in "
-                "their order. Did two runs write it? Remove it to start again."
-            )
-        os.truncate(path, len(_whole_lines(path)))
+    header = files.plain(header)
+    check_header(header, f"{journal.path} can't keep this evaluation:", "Leave `folder` out.")
+    entries = journal.read()
+    found = next(entries, None)
+    different = [name for name in header if found and header[name] != found[name]]
+    if different:
+        raise ValueError(
+            f"{folder} holds an evaluation of another {' and '.join(different)}. Give another "
+            "folder, or remove it."
+        )
+    for entry in entries:
+        result._add(*entry)
+    if result.images != names[: len(result.images)]:
+        raise journal.damaged(
+            f"its images are not the first ones of {result.source}, in their order. Did two "
+            "processes write it?"
+        )
 
     def keep(image, cells, instances):
-        found = np.flatnonzero(cells)
-        line = {"image": image, "cells": found.tolist(), "pixels": cells[found].tolist()}
+        if not found and not result.images:
+            journal.append(header)
+        indices = np.flatnonzero(cells)
+        line = {"image": image, "cells": indices.tolist(), "pixels": cells[indices].tolist()}
         if instances is not None:
             line["instances"] = instances.tolist()
-        if not result.images:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(header) + "\n", "utf-8")
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        journal.append(line)
 
     return keep
 
@@ -480,35 +548,15 @@ def _name(sample):
     return sample.image.stem
 
 
-def _read(path):
-    """What the whole lines of a journal hold."""
-    try:
-        return [json.loads(line) for line in _whole_lines(path).splitlines()]
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}. Remove it to start again.") from error
-
-
-def _whole_lines(path):
-    """The bytes of a journal without a line that was cut off by a kill."""
-    written = path.read_bytes()
-    return written[: written.rfind(b"\n") + 1]
-
-
-def _fill(result, lines):
-    """Adds the images of a journal."""
-    n = len(result.class_names)
-    for line in lines:
-        cells = np.zeros(n * n, "int64")
-        cells[line["cells"]] = line["pixels"]
-        instances = np.array(line["instances"]) if "instances" in line else None
-        result.add(line["image"], cells.reshape(n, n), instances)
-
-
 def _digest(*parts):
     digest = hashlib.blake2b(digest_size=16)
     for part in parts:
         digest.update(part)
     return digest.hexdigest()
+
+
+def _digest_of(names):
+    return _digest(repr(names).encode())
 
 
 def _check_classes(count, dataset):

@@ -8,7 +8,7 @@ What `training.fit` keeps in it (`<phase>` is cross_entropy or lovasz):
     <phase>.csv             every figure of every epoch
     <phase>_state.keras     weights, optimizer, metrics and place to go on from
     skipped.txt             images that could not be read, and why
-    .lock                   held by the process that trains
+    .lock                   held by the process that trains (`files.locked`)
 
 Of several processes the first alone writes (`distribution.is_chief`). Each file is replaced whole.
 At the end of an epoch the state is written last: a run that is killed before repeats the epoch, and
@@ -25,7 +25,6 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -42,61 +41,14 @@ from keras import ops
 from keras_sanet import backend, distribution, models
 from keras_sanet.metrics import assign_sum
 from keras_sanet.optimizers import averaged_weights
-from keras_sanet.saving import remove, replacing
+from keras_sanet.saving import replacing
 from keras_sanet.version import __version__
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-    import msvcrt
-
 _PACKAGES = ("numpy", "pillow", "h5py", "tensorflow", "jax", "torch")
-_HELD = set()  # (thread, folder) of the locks that this process has
 _HEAD = 4096  # bytes of a file that its entry in data.json is made from
 
 
 # The folder
-
-
-@contextlib.contextmanager
-def locked(folder):
-    """Context in which no other process trains into a folder; made if it is not there.
-
-    The thread that has it may take it again inside. The operating system gives the lock back when
-    the process ends, however it ends.
-
-    Raises: FileExistsError that names the process that holds it.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    held = (threading.get_ident(), folder.resolve())
-    if not distribution.is_chief() or held in _HELD:
-        yield
-        return
-    with open(folder / ".lock", "a+", encoding="utf-8") as file:
-        try:
-            if fcntl:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            else:
-                file.seek(0)
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        except (BlockingIOError, PermissionError) as error:
-            file.seek(0)
-            raise FileExistsError(
-                f"Another run trains into {folder}: {file.read().strip() or 'unknown'}. Wait for "
-                "it, stop it, or give another folder."
-            ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        for left in folder.glob(".new-*"):  # of runs that were killed
-            remove(left)
-        _HELD.add(held)
-        try:
-            yield
-        finally:
-            _HELD.discard(held)
 
 
 def write_config(folder, arguments, loaders):

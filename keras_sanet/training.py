@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from keras_sanet import distribution, models, runs
+from keras_sanet import distribution, files, models, runs
 from keras_sanet.losses import LovaszSoftmax, SegmentationLoss
 from keras_sanet.metrics import CrossEntropy, MeanAccuracy, MeanIoU, PixelAccuracy
 from keras_sanet.optimizers import SGD, AdamW, AveragedValidation
@@ -234,7 +234,7 @@ def fit(
         return models.without_auxiliary(model)
     loaders, folder = {"train": train, "validation": validation}, Path(folder)
     skipped = folder / "skipped.txt"
-    with runs.locked(folder), runs.stoppable() as asked, _causes(loaders.values()):
+    with files.locked(folder), runs.stoppable() as asked, _causes(loaders.values()):
         for phase, count, rate in phases:
             given, validated = (_for_outputs(model, data) for data in loaders.values())
             compile(model, count, rate, loss=phase, **kwargs)

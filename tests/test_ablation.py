@@ -552,7 +552,7 @@ def test_a_log_that_lacks_a_figure_is_named(small, tmp_path):
 
 @contextlib.contextmanager
 def another_process_in(folder):
-    code = "import sys; from keras_sanet import runs\nwith runs.locked(sys.argv[1]):"
+    code = "import sys; from keras_sanet import files\nwith files.locked(sys.argv[1]):"
     code += " print('locked', flush=True); sys.stdin.read()"
     arguments = [sys.executable, "-c", code, str(folder)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -565,7 +565,7 @@ def another_process_in(folder):
 def test_a_row_that_another_process_trains_is_left_to_it(small, tmp_path):
     with (
         another_process_in(tmp_path / "fcn/seed-0"),
-        pytest.raises(FileExistsError, match="Another run trains into"),
+        pytest.raises(FileExistsError, match="Another process writes into"),
     ):
         ablation.train(None, "fcn", 0, small, tmp_path)
 

@@ -337,7 +337,7 @@ def evaluated(model, data, tmp_path_factory):
 def test_evaluate_leaves_figures_counts_and_a_report(evaluated):
     root, out = evaluated
     assert {path.name for path in (root / "plain").iterdir()} == {
-        "images.jsonl", "evaluation.json", "evaluation.txt", "classes.csv", "report.html",
+        ".lock", "images.jsonl", "evaluation.json", "evaluation.txt", "classes.csv", "report.html",
     }  # fmt: skip
     assert str(root / "flipped/report.html") in out
 

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from keras_sanet import datasets
-from keras_sanet.evaluation import FIGURES, Evaluation, compare, evaluate, load
+from keras_sanet.evaluation import FIGURES, Evaluation, compare, evaluate, load, read_figures
 from keras_sanet.inference import predict_mask
 from keras_sanet.metrics import MeanAccuracy, MeanIoU, PixelAccuracy
 
@@ -341,6 +342,103 @@ def test_a_journal_that_two_runs_wrote_is_refused(model, tmp_path, lines):
     journal.write_bytes(b"".join(written[line] for line in [0, *lines]))
     with pytest.raises(ValueError, match="images.jsonl is damaged: its images are not"):
         evaluate(model, dataset, "val", folder)
+
+
+def test_a_second_evaluation_into_the_folder_is_refused_while_one_runs(model, tmp_path):
+    pytest.importorskip("fcntl", reason="Windows locks by another module")
+    dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
+
+    def track(samples):
+        with ThreadPoolExecutor(1) as other:
+            second = other.submit(evaluate, model, dataset, "val", folder)
+            with pytest.raises(FileExistsError, match="Another process writes into .*run"):
+                second.result()
+        return samples
+
+    evaluate(model, dataset, "val", folder, track=track)
+    assert load(folder).images == ["0", "1", "2"]
+
+
+def test_a_journal_that_is_a_link_is_not_written_through(model, tmp_path):
+    dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
+    folder.mkdir()
+    (folder / "images.jsonl").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="images.jsonl must be a file by itself"):
+        evaluate(model, dataset, "val", folder)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_going_on_checks_the_journal_too(model, tmp_path):
+    dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
+    with pytest.raises(Stop):
+        evaluate(model, dataset, "val", folder, track=stopping(2))
+    journal = folder / "images.jsonl"
+    written = journal.read_bytes().splitlines(keepends=True)
+    line = {**json.loads(written[2]), "cells": [9], "pixels": [1]}
+    journal.write_bytes(b"".join(written[:2]) + json.dumps(line).encode() + b"\n")
+    with pytest.raises(ValueError, match="damaged: line 3: `cells` must be .* below 9"):
+        evaluate(model, dataset, "val", folder)
+
+
+def test_an_evaluation_of_too_many_classes_to_keep_is_refused_before_the_first_image(tmp_path):
+    # 8 x 5000 x 5000 bytes of confusion matrix
+    inputs = keras.Input((None, None, 3))
+    model = keras.Model(inputs, keras.layers.Conv2D(5000, 1, name="logits")(inputs))
+    names = [str(i) for i in range(5000)]
+    dataset = datasets.Dataset("large", names, [(0, 0, 0)] * 5000, {"val": []}, {0: 0})
+    with pytest.raises(ValueError, match="can't keep this evaluation: .* 200,000,000 bytes"):
+        evaluate(model, dataset, "val", tmp_path / "run")
+
+
+def test_colours_and_ids_of_numpy_are_kept(model, tmp_path):
+    dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
+    dataset.palette = np.array(dataset.palette)
+    dataset.categories = {"all": np.arange(3)}
+    evaluate(model, dataset, "val", folder)
+    assert load(folder).categories == {"all": [0, 1, 2]}
+
+
+FIGURES_WITH = {
+    "nothing": ({}, "`source` must be text. It is: nothing"),
+    "a list": (None, "it must be a dict"),
+    "source": ({"source": 3}, "`source`"),
+    "mode": ({"mode": "fast"}, "`mode`"),
+    "images": ({"images": -1}, "`images`"),
+    "images as text": ({"images": "many"}, "`images`"),
+    "true images": ({"images": True}, "`images`"),
+    "figure as text": ({"mean_iou": "0.5"}, "`mean_iou`"),
+    "figure above 1": ({"mean_iou": 50.0}, "`mean_iou`"),
+    "figure that is no number": ({"mean_iou": float("nan")}, "`mean_iou`"),
+    "intervals as a list": ({"intervals_95": []}, "`intervals_95`"),
+    "interval of one end": ({"intervals_95": dict.fromkeys(FIGURES, [0.5])}, "`intervals_95`"),
+    "interval of another": (
+        {"intervals_95": dict.fromkeys([*FIGURES, "other"], [0.1, 0.2])}, "`intervals_95`"
+    ),
+    "no classes": ({"classes": []}, "`classes`"),
+    "classes as text": ({"classes": ["road"]}, "`classes`"),
+    "class without a name": ({"classes": [{"pixels": 1, "iou": 0.5}]}, "`classes`"),
+    "class with a list": ({"classes": [{"class": "a", "pixels": 1, "iou": []}]}, "`classes`"),
+    "categories as a list": ({"iou_per_category": [0.5]}, "`iou_per_category`"),
+    "mean of categories": ({"mean_category_iou": {}}, "`mean_category_iou`"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIGURES_WITH)
+def test_crafted_figures_are_named_with_the_file(rng, tmp_path, name):
+    changes, said = FIGURES_WITH[name]
+    saved = {**random_evaluation(rng).as_dict(), **changes} if changes else {}
+    (tmp_path / "evaluation.json").write_text(json.dumps([] if changes is None else saved))
+    with pytest.raises(ValueError, match=f"evaluation.json is damaged: {said}.*Evaluate anew."):
+        read_figures(tmp_path / "evaluation.json")
+
+
+def test_figures_come_back_from_their_file_without_images_and_confusion(rng, tmp_path):
+    found = random_evaluation(rng, absent=(1,))
+    found.categories = {"flat": [0, 1], "nature": [2, 3, 4]}
+    found.save(tmp_path)
+    saved = found.as_dict()
+    del saved["iou_per_image"], saved["confusion"]
+    assert read_figures(tmp_path / "evaluation.json") == saved
 
 
 def test_numbers_of_numpy_are_kept_as_numbers(model, tmp_path):

@@ -19,11 +19,11 @@ SOURCES = {
 }
 # Each may import those before it, and its own folder.
 ORDER = (
-    "version", "backend", "layers", "summary", "saving", "distribution", "losses", "schedules",
-    "optimizers", "metrics", "datasets", "recipes", "tensors", "weights", "visualization",
-    "inspection", "preprocessing", "foreign", "backbones", "models", "presets", "pipeline",
-    "inference", "evaluation", "report", "export", "runs", "training", "benchmark", "costs",
-    "ablation", "cli", "__main__",
+    "version", "backend", "layers", "summary", "saving", "files", "distribution", "losses",
+    "schedules", "optimizers", "metrics", "datasets", "recipes", "tensors", "weights",
+    "visualization", "inspection", "preprocessing", "foreign", "backbones", "models", "presets",
+    "pipeline", "inference", "journal", "evaluation", "report", "export", "runs", "training",
+    "benchmark", "costs", "ablation", "cli", "__main__",
 )  # fmt: skip
 
 

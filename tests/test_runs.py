@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 from small_run import EPOCHS, At, network, run, stop, write_pairs
 
-from keras_sanet import datasets, runs, training
+from keras_sanet import datasets, files, runs, training
 from keras_sanet.pipeline import make_dataset
 
 STEPS = 4  # an epoch
@@ -241,12 +241,12 @@ def test_a_lock_can_be_taken_again_by_its_thread_alone(tmp_path):
     pytest.importorskip("fcntl", reason="Windows locks by another module")
 
     def take():
-        with runs.locked(tmp_path):
+        with files.locked(tmp_path):
             return "taken"
 
-    with runs.locked(tmp_path), ThreadPoolExecutor(1) as other:
+    with files.locked(tmp_path), ThreadPoolExecutor(1) as other:
         assert take() == "taken"
-        with pytest.raises(FileExistsError, match="Another run trains into"):
+        with pytest.raises(FileExistsError, match="Another process writes into"):
             other.submit(take).result()
     assert take() == "taken"
 

@@ -1,0 +1,79 @@
+"""The lock of a folder, and JSON of whatever source."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from keras_sanet import files
+
+_HOLDS = """
+import sys
+from keras_sanet import files
+with files.locked(sys.argv[1]):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_second_process_is_told_which_one_writes_into_the_folder(tmp_path):
+    pytest.importorskip("fcntl", reason="Windows locks by another module")
+    with files.locked(tmp_path), ThreadPoolExecutor(1) as other:
+
+        def take():
+            with files.locked(tmp_path):
+                return "taken"
+
+        with pytest.raises(FileExistsError, match=f"Another process writes .* {os.getpid()} on"):
+            other.submit(take).result()
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", _HOLDS, str(tmp_path)], **pipes) as other:
+        assert other.stdout.readline().strip() == b"locked"
+        with pytest.raises(FileExistsError), files.locked(tmp_path):
+            pass
+        other.kill()
+    with files.locked(tmp_path):
+        assert str(os.getpid()) in (tmp_path / ".lock").read_text("utf-8")
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["of a file", "of nothing"])
+def test_a_lock_that_is_a_link_is_refused_and_its_target_left(tmp_path, there):
+    target, folder = tmp_path / "target", tmp_path / "run"
+    folder.mkdir()
+    if there:
+        target.write_text("mine", "utf-8")
+    (folder / ".lock").symlink_to(target)
+    refused = pytest.raises(ValueError, match="run/.lock must be a file by itself")
+    with refused, files.locked(folder):
+        pass
+    assert target.exists() == there
+    assert not there or target.read_text("utf-8") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (b"", "Expecting value"),
+        (b'{"a": 1', "Expecting"),
+        (b'{"a": "\xff"}', "can't decode byte 0xff"),
+        (b"[" * 100_000, "recursion"),
+        (b"9" * 5000, "Exceeds the limit"),
+        (b"1" + b" " * (32 << 20), "33,554,433 bytes; 33,554,432 are allowed"),
+    ],
+    ids=["empty", "cut", "no UTF-8", "deep", "many digits", "huge"],
+)
+def test_a_file_that_is_no_json_is_named(tmp_path, written, said):
+    path = tmp_path / "a.json"
+    path.write_bytes(written)
+    with pytest.raises(ValueError, match=f"a.json is damaged: .*{said}.*Get another."):
+        files.read_json(path, "Get another.")
+
+
+def test_a_folder_in_the_place_of_json_is_named(tmp_path):
+    with pytest.raises(ValueError, match="is damaged: it is no file. Get another."):
+        files.read_json(tmp_path, "Get another.")
