@@ -24,6 +24,7 @@ import numpy as np
 from keras import layers
 
 from keras_sanet import files, models, pipeline, runs, training, visualization
+from keras_sanet.files import is_dict, is_dict_of, is_int, is_list, is_text
 from keras_sanet.layers import BatchNormalization, Conv2D, ConvLSTMAggregator
 from keras_sanet.saving import remove, replacing
 from keras_sanet.summary import Summary
@@ -272,7 +273,8 @@ def begin(folder, dataset, **changes):
         the folder holds results without their runs; as `protocol`.
     """
     folder = Path(folder)
-    images, found = {"classes": dataset.num_classes}, _plain(protocol(dataset.name, **changes))
+    images = {"classes": dataset.num_classes}
+    found = files.plain(protocol(dataset.name, **changes))
     if any(folder.glob("*/seed-*/config.json")):
         asked, found = found, _read_protocol(folder)
         given = [name for name, value in changes.items() if value is not None]
@@ -291,8 +293,8 @@ def begin(folder, dataset, **changes):
     else:
         remove(folder / _COSTS)
     for split in ("train", found["val_split"]):
-        files = json.dumps(runs.files_of(dataset.samples(split)))
-        images[split] = hashlib.sha256(files.encode()).hexdigest()
+        listed = json.dumps(runs.files_of(dataset.samples(split)))
+        images[split] = hashlib.sha256(listed.encode()).hexdigest()
     backend = keras.backend.backend()
     if found.setdefault("backend", backend) != backend:
         raise ValueError(
@@ -402,7 +404,7 @@ def add_costs(folder, experiment, protocol, rounds=5):
     the same one share them.
     """
     path, first = Path(folder) / _COSTS, EXPERIMENTS[experiment].rows[0]
-    known = _read_json(path) if path.is_file() else {}
+    known = _read_costs(path)
     of_rows = known.setdefault(first, {})
     missing = [row for row in Results.load(folder).rows(experiment) if row not in of_rows]
     if missing:
@@ -475,21 +477,15 @@ class Results:
             path /= RESULTS
         if path.is_file():
             found = _read_json(path, "protocol", "runs", "costs", "made")
-            epochs = _with_keys(path, found["protocol"], _KEPT)["epochs"]
-            try:
-                of_rows = {
-                    row: {int(seed): figures for seed, figures in seeds.items()}
-                    for row, seeds in found["runs"].items()
-                }
-                for row, seeds in of_rows.items():
-                    for seed, figures in seeds.items():
-                        if any(len(figures.get(name, ())) != epochs for name in FIGURES):
-                            raise ValueError(
-                                f"{row} with seed {seed} has not {epochs} values of each figure"
-                            )
-            except (AttributeError, TypeError, ValueError) as error:
-                raise ValueError(f"{path} is damaged: {error}.") from error
-            return cls(found["protocol"], of_rows, found["costs"], found["made"])
+            protocol = _check_protocol(path, found["protocol"])
+            _check_costs(path, found["costs"])
+            _check(path, found, {"made": ("a list of dicts", lambda v: is_list(v, is_dict))})
+            _check_runs(path, found["runs"], protocol["epochs"])
+            of_rows = {
+                row: {int(seed): figures for seed, figures in seeds.items()}
+                for row, seeds in found["runs"].items()
+            }
+            return cls(protocol, of_rows, found["costs"], found["made"])
         protocol, of_rows, made = _read_protocol(path), {}, []
         for row in ROWS:
             for folder in sorted((path / row).glob("seed-*")):
@@ -499,7 +495,7 @@ class Results:
                     config = _read_json(folder / "config.json", "versions")
                     by = {name: config.get(name) for name in ("versions", "devices", "revision")}
                     made += [by] if by not in made else []
-        costs = _read_json(path / _COSTS) if (path / _COSTS).is_file() else {}
+        costs = _read_costs(path / _COSTS)
         return cls(protocol, of_rows, costs, made)
 
     @classmethod
@@ -759,28 +755,25 @@ def _figures(folder, epochs):
 def _portable(protocol):
     """A protocol as results.json has it: weights are named without their folder."""
     names = {name: protocol[name] for name in ("weights", "other_weights")}
-    return _plain({**protocol, **{name: file and Path(file).name for name, file in names.items()}})
-
-
-def _plain(value):
-    """A value as it comes back from JSON."""
-    return json.loads(json.dumps(value))
+    return files.plain(
+        {**protocol, **{name: file and Path(file).name for name, file in names.items()}}
+    )
 
 
 def _read_protocol(folder):
     path = Path(folder) / PROTOCOL
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no experiments: there is no {path}.")
-    return _read_json(path, *_KEPT)
+    return _check_protocol(path, _read_json(path))
+
+
+def _read_costs(path):
+    return _check_costs(path, _read_json(path)) if path.is_file() else {}
 
 
 def _read_json(path, *keys):
     """The dict in a file, which has these keys."""
-    try:
-        found = json.loads(Path(path).read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}.") from error
-    return _with_keys(path, found, keys)
+    return _with_keys(path, files.read_json(path, _WAY_OUT), keys)
 
 
 def _with_keys(path, found, keys):
@@ -789,3 +782,74 @@ def _with_keys(path, found, keys):
         named = ", ".join(missing) or "object"
         raise ValueError(f"{path} is no such file, or of another version: no {named}.")
     return found
+
+
+# What files may hold
+
+
+_WAY_OUT = "Give another, or make it anew."
+
+
+def _is_number(value):
+    """NaN is a figure of nothing."""
+    return type(value) in (int, float) and (value != value or abs(value) < 1e39)
+
+
+def _is_positive(value):
+    return _is_number(value) and value > 0
+
+
+def _is_text_or_none(value):
+    return value is None or is_text(value)
+
+
+_POSITIVE_INT = ("an integer of 1 or more", lambda v: is_int(v, 1))
+_POSITIVE = ("a number above 0", _is_positive)
+_PROTOCOL = {
+    **dict.fromkeys(("dataset", "val_split", "backbone", "backend"), ("text", is_text)),
+    **dict.fromkeys(
+        ("weights", "other_backbone", "other_weights"), ("text, or null", _is_text_or_none)
+    ),
+    **dict.fromkeys(_WHOLE, _POSITIVE_INT),
+    **dict.fromkeys(("image_scale", "learning_rate", "head_learning_rate_multiple"), _POSITIVE),
+    "crop": ("two integers of 1 or more", lambda v: is_list(v, is_int, 1) and len(v) == 2),
+    "scale_range": ("two numbers above 0", lambda v: is_list(v, _is_positive) and len(v) == 2),
+    "images": (
+        "a dict with the number of classes",
+        lambda v: is_dict(v) and is_int(v.get("classes"), 1),
+    ),
+}
+_COST = {**dict.fromkeys(("parameters", "macs"), ("an integer", is_int)), "step_ratio": _POSITIVE}
+
+
+def _check(path, found, schema, what=""):
+    files.check(found, schema, f"{path} is damaged:{what}", _WAY_OUT)
+
+
+def _check_protocol(path, found):
+    _check(path, _with_keys(path, found, _KEPT), _PROTOCOL)
+    return found
+
+
+def _check_costs(path, found):
+    _check(path, {"costs": found}, {"costs": ("a dict of dicts", lambda v: is_dict_of(v, is_dict))})
+    for of_rows in found.values():
+        for row, cost in of_rows.items():
+            _check(path, cost, _COST, f" costs of {row!r}:")
+    return found
+
+
+def _check_runs(path, found, epochs):
+    schema = {
+        "runs": (
+            f"dicts by rows, of {', '.join(ROWS)}",
+            lambda v: is_dict_of(v, is_dict) and v.keys() <= ROWS.keys(),
+        )
+    }
+    _check(path, {"runs": found}, schema)
+    rule = (f"a list of {epochs} numbers", lambda v: is_list(v, _is_number) and len(v) == epochs)
+    for row, seeds in found.items():
+        for seed, figures in seeds.items():
+            if not re.fullmatch("0|[1-9][0-9]{0,17}", seed):
+                raise ValueError(f"{path} is damaged: {row} has a seed {seed!r:.40}. {_WAY_OUT}")
+            _check(path, figures, dict.fromkeys(FIGURES, rule), f" {row} with seed {seed}:")

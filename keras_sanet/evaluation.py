@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from keras_sanet import files, metrics
-from keras_sanet.files import is_int, is_list, is_text
+from keras_sanet.files import is_dict, is_dict_of, is_int, is_list, is_text
 from keras_sanet.inference import complete, mask_of, predict_probabilities
 from keras_sanet.journal import Journal, check_header
 from keras_sanet.saving import replacing
@@ -454,18 +454,14 @@ def read_figures(path):
     def is_share(value):
         return value is None or type(value) in (int, float) and 0 <= value < 1 + 1e-9
 
-    def are_shares(value):
-        return isinstance(value, dict) and all(map(is_share, value.values()))
-
     def is_interval(value):
         return is_list(value, is_share) and len(value) == 2
 
     def are_intervals(value):
-        known = isinstance(value, dict) and value.keys() == FIGURES.keys()
-        return known and all(map(is_interval, value.values()))
+        return is_dict_of(value, is_interval) and value.keys() == FIGURES.keys()
 
     def is_class(row):
-        return isinstance(row, dict) and (
+        return is_dict(row) and (
             is_text(row.get("class"))
             and is_int(row.get("pixels"), most=2**63 - 1)
             and all(is_share(row.get(name)) for name in ("accuracy", "iou", "instance_iou"))
@@ -476,15 +472,18 @@ def read_figures(path):
     of_categories = ("mean_category_iou", "mean_instance_iou", "mean_category_instance_iou")
     schema = {
         "source": ("text", is_text),
-        "mode": ("a dict", lambda value: isinstance(value, dict)),
+        "mode": ("a dict", is_dict),
         "images": ("an integer, 0 or more", is_int),
         "absent_as_zero": ("true or false", lambda value: isinstance(value, bool)),
         **dict.fromkeys(FIGURES, (share, is_share)),
         "intervals_95": (f"the two ends of each of {', '.join(FIGURES)}", are_intervals),
         "classes": ("a list of classes with their figures", lambda v: v and is_list(v, is_class)),
         **dict.fromkeys(of_categories, (share, is_share)),
-        "iou_per_category": (shares, lambda value: value is None or are_shares(value)),
-        "instance_iou_per_category": (shares, lambda value: value is None or are_shares(value)),
+        "iou_per_category": (shares, lambda value: value is None or is_dict_of(value, is_share)),
+        "instance_iou_per_category": (
+            shares,
+            lambda value: value is None or is_dict_of(value, is_share),
+        ),
     }
     way_out = "Evaluate anew."
     found = files.read_json(path, way_out)

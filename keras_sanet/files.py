@@ -145,5 +145,14 @@ def is_list(value, of, *args):
     return isinstance(value, list) and all(of(entry, *args) for entry in value)
 
 
+def is_dict_of(value, of):
+    """Whether JSON's value is a dict, all of whose values are as `of` says."""
+    return is_dict(value) and all(map(of, value.values()))
+
+
+def is_dict(value):
+    return isinstance(value, dict)
+
+
 def is_text(value):
     return isinstance(value, str)

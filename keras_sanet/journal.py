@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_sanet import files
-from keras_sanet.files import is_int, is_list, is_text
+from keras_sanet.files import is_dict, is_dict_of, is_int, is_list, is_text
 from keras_sanet.inference import complete
 
 _WAY_OUT = "Remove it to start again, or give another folder."
@@ -50,7 +50,7 @@ def _header(header):
         return is_list(ids, is_int, 0, n - 1) and 0 < len(ids) == len(set(ids))
 
     def are_categories(value):
-        return isinstance(value, dict) and len(value) <= n and all(map(is_category, value.values()))
+        return is_dict_of(value, is_category) and len(value) <= n
 
     return {
         "class_names": ("a list of names", lambda v: n > 0 and is_list(v, is_text)),
@@ -142,9 +142,9 @@ class Journal:
                         "two processes write it?"
                     )
                 _check_memory(n, count, said, _WAY_OUT, size)
-                if isinstance(found, dict) and with_instances is None:
+                if is_dict(found) and with_instances is None:
                     with_instances = "instances" in found  # in all or in none
-                schema = _entry(found, n, with_instances) if isinstance(found, dict) else {}
+                schema = _entry(found, n, with_instances) if is_dict(found) else {}
                 files.check(found, schema, said, _WAY_OUT)
                 yield Entry(
                     found["image"],
@@ -186,7 +186,7 @@ def check_header(header, said, way_out, size=0):
     Args: said, way_out: beginning and end of the message of an error.
     Raises: ValueError.
     """
-    files.check(header, _header(header) if isinstance(header, dict) else {}, said, way_out)
+    files.check(header, _header(header) if is_dict(header) else {}, said, way_out)
     _check_memory(len(header["class_names"]), 0, said, way_out, size)
 
 

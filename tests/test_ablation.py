@@ -510,27 +510,81 @@ def test_results_do_not_say_where_a_file_of_weights_lies(tmp_path):
     assert ablation.Results.load(tmp_path / "results.json").protocol["weights"] == "resnet18.pth"
 
 
-def test_a_folder_without_experiments_and_damaged_files_are_named(tmp_path):
+def test_a_folder_without_experiments_is_named(tmp_path):
     with pytest.raises(
         FileNotFoundError, match="holds no experiments: there is no .*protocol.json"
     ):
         ablation.Results.load(tmp_path)
-    good = {"protocol": results({}).protocol, "runs": {}, "costs": {}, "made": []}
-    short = {**dict.fromkeys(ablation.FIGURES, [0.5]), "mean_iou": []}
-    for text, said in (
-        ("{", "is damaged"),
-        ("[]", "is no such file.*: no protocol, runs"),
-        ("{}", "is no such file.*: no protocol, runs"),
-        (json.dumps({**good, "protocol": {}}), "is no such file.*: no val_split"),
-        (json.dumps({**good, "runs": []}), "is damaged"),
-        (json.dumps({**good, "runs": {"fcn": {"0": []}}}), "is damaged"),
-        (json.dumps({**good, "runs": {"fcn": {"0": {}}}}), "is damaged: fcn with seed 0 has not 1"),
-        (json.dumps({**good, "runs": {"fcn": {"0": short}}}), "is damaged: fcn with seed 0"),
-        (json.dumps({**good, "runs": {"fcn": {"a": {}}}}), "is damaged"),
-    ):
-        (tmp_path / "results.json").write_text(text)
-        with pytest.raises(ValueError, match=f"results.json {said}"):
-            ablation.Results.load(tmp_path / "results.json")
+
+
+def crafted(**changes):
+    """results.json with other entries."""
+    found = results({"fcn": {0: 0.1}})
+    good = {"protocol": found.protocol, "runs": found.runs, "costs": {}, "made": []}
+    return json.dumps({**good, **changes}).encode()
+
+
+def of_protocol(**changes):
+    return crafted(protocol={**results({}).protocol, **changes})
+
+
+def of_run(**changes):
+    return crafted(runs={"fcn": {"0": {**dict.fromkeys(ablation.FIGURES, [0.5]), **changes}}})
+
+
+COST = {"parameters": 1, "macs": 2, "step_ratio": 1.5}
+CRAFTED = {
+    "no JSON": (b"{", "is damaged: Expecting"),
+    "no UTF-8": (b'{"runs": "\xff"}', "is damaged: 'utf-8' codec"),
+    "nested deep": (b'{"runs": ' + b"[" * 100_000, "is damaged: .*recursion"),
+    "a list": (b"[]", "is no such file.*: no protocol, runs"),
+    "nothing in it": (b"{}", "is no such file.*: no protocol, runs"),
+    "empty protocol": (crafted(protocol={}), "is no such file.*: no val_split"),
+    "protocol as text": (crafted(protocol="paper"), "is no such file.*: no val_split"),
+    "epochs as text": (of_protocol(epochs="1"), "is damaged: `epochs`"),
+    "true epochs": (of_protocol(epochs=True), "is damaged: `epochs`"),
+    "crop of one": (of_protocol(crop=[3]), "is damaged: `crop`"),
+    "crop as a number": (of_protocol(crop=3), "is damaged: `crop`"),
+    "scale as text": (of_protocol(image_scale="half"), "is damaged: `image_scale`"),
+    "weights as a list": (of_protocol(weights=[]), "is damaged: `weights`"),
+    "backbone as a number": (of_protocol(backbone=18), "is damaged: `backbone`"),
+    "images as a list": (of_protocol(images=[3]), "is damaged: `images`"),
+    "runs as a list": (crafted(runs=[]), "is damaged: `runs`"),
+    "run as a list": (crafted(runs={"fcn": {"0": []}}), "is damaged: fcn with seed 0: it must be"),
+    "unknown row": (crafted(runs={"skip_s9": {}}), "is damaged: `runs` must be .* of stem, fcn"),
+    "seed as a word": (crafted(runs={"fcn": {"a": {}}}), "is damaged: fcn has a seed 'a'"),
+    "negative seed": (crafted(runs={"fcn": {"-1": {}}}), "is damaged: fcn has a seed '-1'"),
+    "no figures": (crafted(runs={"fcn": {"0": {}}}), "is damaged: fcn with seed 0: `pixel_accu"),
+    "an epoch less": (of_run(mean_iou=[]), "is damaged: fcn with seed 0: `mean_iou` must be"),
+    "an epoch more": (of_run(mean_iou=[0.5, 0.5]), "is damaged: fcn with seed 0: `mean_iou`"),
+    "figure as text": (of_run(mean_iou=["0.5"]), "is damaged: fcn with seed 0: `mean_iou`"),
+    "figures as text": (of_run(mean_iou="5"), "is damaged: fcn with seed 0: `mean_iou`"),
+    "infinite figure": (of_run(mean_iou=[1e999]), "is damaged: fcn with seed 0: `mean_iou`"),
+    "figure of 10^400": (of_run(mean_iou=[10**400]), "is damaged: fcn with seed 0: `mean_iou`"),
+    "costs as a list": (crafted(costs=[]), "is damaged: `costs`"),
+    "cost as a number": (crafted(costs={"fcn": {"psp": 3}}), "is damaged: costs of 'psp': it must"),
+    "cost without a time": (
+        crafted(costs={"fcn": {"psp": {"parameters": 1, "macs": 1}}}),
+        "is damaged: costs of 'psp': `step_ratio` must be .*nothing",
+    ),
+    "made as text": (crafted(made="here"), "is damaged: `made`"),
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_crafted_results_are_named(tmp_path, name):
+    written, said = CRAFTED[name]
+    (tmp_path / "results.json").write_bytes(written)
+    with pytest.raises(ValueError, match=f"results.json {said}"):
+        ablation.Results.load(tmp_path / "results.json")
+
+
+def test_crafted_costs_of_a_folder_are_named(tmp_path):
+    protocol = json.dumps(results({}).protocol)
+    (tmp_path / "protocol.json").write_text(protocol, "utf-8")
+    (tmp_path / "costs.json").write_text('{"fcn": {"psp": 3}}', "utf-8")
+    with pytest.raises(ValueError, match="costs.json is damaged: costs of 'psp': it must be"):
+        ablation.Results.load(tmp_path)
 
 
 @pytest.mark.parametrize("row", ["0,0.5,0.6", "0,x"])
@@ -652,9 +706,10 @@ def test_a_damaged_place_is_named(places):
 
 def test_the_first_place_says_what_a_row_costs(places):
     found, other = results({"fcn": {0: 0.1}}), results({"psp": {0: 0.2}})
-    found.costs, other.costs = {"fcn": {"fcn": 1}}, {"fcn": {"fcn": 2, "psp": 3}}
+    one, two, three = ({**COST, "parameters": n} for n in (1, 2, 3))
+    found.costs, other.costs = {"fcn": {"fcn": one}}, {"fcn": {"fcn": two, "psp": three}}
     joined = ablation.Results.joined(places(found, other))
-    assert joined.costs == {"fcn": {"fcn": 1, "psp": 3}}
+    assert joined.costs == {"fcn": {"fcn": one, "psp": three}}
 
 
 def test_a_report_joins_the_results_of_folders_in_a_new_one(places, tmp_path):
