@@ -1,7 +1,9 @@
 """Lovász-softmax (Berman et al., 2018) and its sum with cross-entropy.
 
 The paper minimises cross-entropy, then Lovász-softmax on ADE20K and Cityscapes (section IV-C).
-Labels are integers, (batch, height, width), and predictions (batch, height, width, classes).
+Labels are class ids, (batch, height, width), and predictions (batch, height, width, classes), of
+which one channel alone is of two classes (`labels`). A label that is neither a class nor
+`ignore_class` is an error, and in compiled code the loss is NaN.
 Where replicas compute shares of a batch (`distribution.scope`), it is the loss of the whole batch.
 """
 
@@ -10,6 +12,7 @@ import math
 import keras
 from keras import ops
 
+from keras_sanet import labels
 from keras_sanet.backend import all_sum, histogram, replicas
 
 
@@ -40,10 +43,11 @@ def lovasz_softmax(
     batch; the exact form is that of each replica's share.
 
     Args:
-        y_true: integer labels, (batch, height, width) or (batch, height, width, 1).
-        y_pred: logits or probabilities, (batch, height, width, classes); computed in float32.
+        y_true: labels, (batch, height, width) or (batch, height, width, 1).
+        y_pred: logits or probabilities, (batch, height, width, classes); computed in float32. One
+            channel is of two classes, so that it is the loss of (0, z), or of (1 - p, p).
         from_logits: False where `y_pred` are probabilities.
-        ignore_class: label of void pixels.
+        ignore_class: label of void pixels; None: there are none.
         classes: "present" averages over the classes in `y_true`, "all" over all (an absent class
             adds its largest error), a list of ids over these.
         per_image: the mean of each image's loss instead of the loss of the whole batch.
@@ -51,18 +55,16 @@ def lovasz_softmax(
 
     Returns: float32 scalar; 0 where all is void.
 
-    Raises: ValueError where shapes, `classes` or `num_bins` are not as above.
+    Raises: ValueError where shapes, labels, `classes` or `num_bins` are not as above.
 
     Reference: Berman, Triki, Blaschko, "The Lovász-Softmax loss", CVPR 2018.
     """
-    return ops.mean(
-        _lovasz_softmax(y_true, y_pred, from_logits, ignore_class, classes, per_image, num_bins)
-    )
+    ids, _, y_pred, fault = _read(y_true, ops.convert_to_tensor(y_pred), from_logits, ignore_class)
+    return fault + ops.mean(_lovasz_softmax(ids, y_pred, from_logits, classes, per_image, num_bins))
 
 
-def _lovasz_softmax(y_true, y_pred, from_logits, ignore_class, classes, per_image, num_bins):
-    """The loss of each image, (batch,), or of the batch, (1,)."""
-    y_pred = ops.cast(y_pred, "float32")
+def _lovasz_softmax(ids, y_pred, from_logits, classes, per_image, num_bins):
+    """The loss of each image, (batch,), or of the batch, (1,); `ids` as of `labels.read`."""
     num_classes = y_pred.shape[-1]
     _check_classes(classes, num_classes)
     if num_bins is not None and (not isinstance(num_bins, int) or num_bins < 1):
@@ -74,20 +76,20 @@ def _lovasz_softmax(y_true, y_pred, from_logits, ignore_class, classes, per_imag
     if per_image:
         groups, *size, _ = ops.shape(y_pred)
         pixels = math.prod(size)
-    labels = ops.reshape(_labels(y_true, y_pred), (groups, pixels, 1))
+    ids = ops.reshape(ids, (groups, pixels, 1))
     probabilities = ops.reshape(probabilities, (groups, pixels, num_classes))
-    ids = ops.arange(num_classes, dtype="int32")
+    counted = ops.arange(num_classes, dtype="int32")
     if isinstance(classes, (list, tuple)):
-        ids = ops.convert_to_tensor(list(classes), dtype="int32")
-        probabilities = ops.take(probabilities, ids, axis=-1)
+        counted = ops.convert_to_tensor(list(classes), dtype="int32")
+        probabilities = ops.take(probabilities, counted, axis=-1)
     axis = 1  # of the pixels
     if num_bins is None:
         axis = 2
-        ids = ids[:, None]
-        labels = ops.reshape(labels, (groups, 1, pixels))
+        counted = counted[:, None]
+        ids = ops.reshape(ids, (groups, 1, pixels))
         probabilities = ops.transpose(probabilities, (0, 2, 1))
-    valid = ops.not_equal(labels, ignore_class)
-    foreground = ops.logical_and(ops.equal(labels, ids), valid)
+    valid = ids >= 0
+    foreground = ops.equal(ids, counted)
 
     if num_bins is None:
         losses = _sorted_loss(_errors(probabilities, foreground, valid), foreground, valid)
@@ -181,20 +183,6 @@ def _pair(x):
     return x[..., 0, :], x[..., 1, :]
 
 
-def _labels(y_true, y_pred):
-    """Labels as int32 without a channel axis."""
-    rank = len(y_pred.shape)
-    if len(y_true.shape) == rank and y_true.shape[-1] == 1:
-        y_true = ops.squeeze(y_true, axis=-1)
-    if len(y_true.shape) != rank - 1:
-        raise ValueError(
-            "Labels must be integers of shape (batch, height, width) for predictions of shape "
-            "(batch, height, width, classes). "
-            f"Received: labels {tuple(y_true.shape)}, predictions {tuple(y_pred.shape)}."
-        )
-    return ops.cast(y_true, "int32")
-
-
 def _check_classes(classes, num_classes):
     listed = isinstance(classes, (list, tuple)) and len(classes) > 0
     if listed and all(isinstance(c, int) and 0 <= c < num_classes for c in classes):
@@ -207,33 +195,32 @@ def _check_classes(classes, num_classes):
     )
 
 
-def _pixel_weights(sample_weight, labels):
-    """Weights as (batch, height, width)."""
-    rank = len(labels.shape)
-    if len(sample_weight.shape) == rank + 1 and sample_weight.shape[-1] == 1:
-        sample_weight = ops.squeeze(sample_weight, axis=-1)
-    if len(sample_weight.shape) != rank:
-        raise ValueError(
-            "`sample_weight` must hold one weight a pixel, (batch, height, width). Received: "
-            f"{tuple(sample_weight.shape)}. Keras's `fit(class_weight=)` makes such weights, and "
-            "does not fit masks: use `SegmentationLoss(class_weights=...)`."
-        )
-    return ops.cast(sample_weight, "float32")
+def _read(y_true, y_pred, from_logits, ignore_class, sample_weight=None, void_mask=False):
+    """Ids and weights of `labels.read`, predictions of a channel a class in float32, and 0, or what
+    `labels.refuse` gives where compiled code is given what is refused elsewhere.
+
+    Args: void_mask, whether all weights must be 0 or 1.
+    """
+    y_pred = labels.scores(ops.cast(y_pred, "float32"), from_logits)
+    of_labels = (y_pred.shape[-1], ignore_class, sample_weight)
+    ids, weights, wrong = labels.read(y_true, y_pred, *of_labels)
+    checks = [(wrong, lambda: labels.wrong_labels(y_true, *of_labels))]
+    if not from_logits:
+        checks.append((labels.no_probabilities(y_pred), lambda: _NO_PROBABILITIES))
+    if void_mask and weights is not None:
+        binary = ops.logical_or(ops.equal(weights, 0), ops.equal(weights, 1))
+        checks.append((ops.logical_not(ops.all(binary)), lambda: _NO_VOID_MASK))
+    return ids, weights, y_pred, labels.refuse(*checks)
 
 
-def _check_binary(weights):
-    """1 where all weights are 0 or 1; else an error, or NaN in traced code, which can't raise."""
-    binary = ops.all(ops.logical_or(ops.equal(weights, 0), ops.equal(weights, 1)))
-    try:
-        known = bool(binary)
-    except TypeError:  # traced by JAX or TensorFlow
-        return ops.where(binary, 1.0, float("nan"))
-    if not known:
-        raise ValueError(
-            "Lovász-softmax takes `sample_weight` as a void mask: 0 = void, 1 = counts. Received "
-            "other values; weigh classes by `SegmentationLoss(class_weights=...)`."
-        )
-    return 1.0
+_NO_PROBABILITIES = (
+    "Predictions must be probabilities, 0 to 1, for from_logits=False. Received: others. Are they "
+    "logits? Pass from_logits=True."
+)
+_NO_VOID_MASK = (
+    "Lovász-softmax takes `sample_weight` as a void mask: 0 = void, 1 = counts. Received other "
+    "values; weigh classes by `SegmentationLoss(class_weights=...)`."
+)
 
 
 class _PixelLoss(keras.losses.Loss):
@@ -244,38 +231,38 @@ class _PixelLoss(keras.losses.Loss):
     whole batch, the same on every replica; then gradients are those of one device (`all_sum`).
     """
 
+    lovasz_weight = 1.0
+    per_image = False
+
     def __call__(self, y_true, y_pred, sample_weight=None):
-        if sample_weight is not None:
-            y_true = (y_true, sample_weight)
-        return super().__call__(y_true, y_pred)
+        given = (labels.tensor(y_true), *([] if sample_weight is None else [sample_weight]))
+        # In a tuple: Keras would multiply the loss by the mask that a `Masking` layer leaves.
+        return super().__call__(given, (y_pred,))
 
     def call(self, y_true, y_pred):
-        y_true, sample_weight = y_true if isinstance(y_true, tuple) else (y_true, None)
-        labels = _labels(y_true, y_pred)
-        if sample_weight is not None:
-            sample_weight = _pixel_weights(sample_weight, labels)
-        loss = self.pixel_loss(labels, y_pred, sample_weight)
+        (y_true, *sample_weight), (y_pred,) = y_true, y_pred
+        ids, weights, y_pred, fault = _read(
+            y_true, y_pred, self.from_logits, self.ignore_class, *sample_weight,
+            void_mask=self.lovasz_weight != 0,
+        )  # fmt: skip
+        loss = fault + self.pixel_loss(ids, y_pred, weights)
         return loss / replicas() if self._summed() else loss
 
     def _summed(self):
         return self.reduction in ("sum", "none", None)
 
-    def _lovasz(self, labels, y_pred, sample_weight, **arguments):
-        factor = 1.0
-        if sample_weight is not None:
-            factor = _check_binary(sample_weight)
-            labels = ops.where(ops.equal(sample_weight, 0), self.ignore_class, labels)
-        losses = factor * _lovasz_softmax(
-            labels, y_pred, ignore_class=self.ignore_class, num_bins=self.num_bins, **arguments
+    def _lovasz(self, ids, y_pred):
+        losses = _lovasz_softmax(
+            ids, y_pred, self.from_logits, self.classes, self.per_image, self.num_bins
         )
         if replicas() == 1:
             return losses
         # A replica counts as its number of images, which may be 0.
         images = ops.cast(ops.shape(y_pred)[0], "float32")
-        if not arguments["per_image"]:
+        if not self.per_image:
             losses = images * losses
         total = ops.reshape(all_sum(ops.sum(losses)), (1,))
-        return total if arguments["per_image"] and self._summed() else total / all_sum(images)
+        return total if self.per_image and self._summed() else total / all_sum(images)
 
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
@@ -283,8 +270,8 @@ class LovaszSoftmax(_PixelLoss):
     """`lovasz_softmax` for `compile`.
 
     Args: those of `lovasz_softmax`, and `name`, `reduction`, `dtype` of `keras.losses.Loss`.
-    Call arguments: y_true, y_pred as for `lovasz_softmax`; sample_weight, (batch, height, width),
-        0 = void, 1 = counts, anything else is an error (NaN inside compiled code).
+    Call arguments: y_true, y_pred as for `lovasz_softmax`; sample_weight, (batch,) or (batch,
+        height, width), 0 = void, 1 = counts, anything else is an error (NaN inside compiled code).
     """
 
     def __init__(
@@ -304,15 +291,8 @@ class LovaszSoftmax(_PixelLoss):
         self.per_image = per_image
         self.num_bins = num_bins
 
-    def pixel_loss(self, labels, y_pred, sample_weight):
-        return self._lovasz(
-            labels,
-            y_pred,
-            sample_weight,
-            from_logits=self.from_logits,
-            classes=self.classes,
-            per_image=self.per_image,
-        )
+    def pixel_loss(self, ids, y_pred, weights):
+        return self._lovasz(ids, y_pred)
 
     def get_config(self):
         return {
@@ -327,20 +307,20 @@ class LovaszSoftmax(_PixelLoss):
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
 class SegmentationLoss(_PixelLoss):
-    """`cross_entropy_weight` x cross-entropy + `lovasz_weight` x Lovász-softmax, of logits.
+    """`cross_entropy_weight` x cross-entropy + `lovasz_weight` x Lovász-softmax.
 
     Cross-entropy is the weighted mean over the pixels that are not void: sum w ce / sum w, w the
-    weight of the pixel's class times its `sample_weight` (as in PyTorch).
+    weight of the pixel's class times its `sample_weight` (as in PyTorch). Of one channel it is the
+    binary one.
 
     Args:
         cross_entropy_weight, lovasz_weight: factors; 0 leaves a term out.
-        ignore_class: label of void pixels.
         class_weights: one weight a class for the cross-entropy, or None. (Keras's
             `fit(class_weight=)` does not fit masks.)
-        classes, num_bins: those of `lovasz_softmax`.
+        ignore_class, classes, num_bins, from_logits: those of `lovasz_softmax`.
 
-    Call arguments: y_true, y_pred as for `lovasz_softmax`; sample_weight, (batch, height, width):
-        any weights where `lovasz_weight` is 0, else 0 = void and 1 = counts.
+    Call arguments: y_true, y_pred as for `lovasz_softmax`; sample_weight, (batch,) or (batch,
+        height, width): any weights where `lovasz_weight` is 0, else 0 = void and 1 = counts.
 
     Raises: ValueError where `class_weights` has not one entry a class.
     """
@@ -353,6 +333,7 @@ class SegmentationLoss(_PixelLoss):
         class_weights=None,
         classes="present",
         num_bins=None,
+        from_logits=True,
         name="segmentation_loss",
         **kwargs,
     ):
@@ -363,24 +344,18 @@ class SegmentationLoss(_PixelLoss):
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
         self.classes = classes
         self.num_bins = num_bins
+        self.from_logits = from_logits
 
-    def pixel_loss(self, labels, y_pred, sample_weight):
+    def pixel_loss(self, ids, y_pred, weights):
         loss = ops.zeros((1,))
         if self.cross_entropy_weight:
-            total, weight = cross_entropy_sums(
-                labels, y_pred, self.ignore_class, sample_weight, self.class_weights
+            total, weight = _cross_entropy_sums(
+                ids, y_pred, self.from_logits, weights, self.class_weights
             )
             mean = ops.divide_no_nan(all_sum(total), all_sum(weight))
             loss = loss + self.cross_entropy_weight * mean
         if self.lovasz_weight:
-            loss = loss + self.lovasz_weight * self._lovasz(
-                labels,
-                y_pred,
-                sample_weight,
-                from_logits=True,
-                classes=self.classes,
-                per_image=False,
-            )
+            loss = loss + self.lovasz_weight * self._lovasz(ids, y_pred)
         return loss
 
     def get_config(self):
@@ -392,33 +367,39 @@ class SegmentationLoss(_PixelLoss):
             "class_weights": self.class_weights,
             "classes": self.classes,
             "num_bins": self.num_bins,
+            "from_logits": self.from_logits,
         }
 
 
-def cross_entropy_sums(y_true, y_pred, ignore_class=255, sample_weight=None, class_weights=None):
-    """Sum of weighted cross-entropies over the valid pixels, and the sum of the weights.
+def cross_entropy_sums(y_true, y_pred, ignore_class=255, sample_weight=None, from_logits=True):
+    """Sum of weighted cross-entropies over the pixels that count, and the sum of the weights.
 
     Args:
-        y_true: labels, (batch, height, width) or (batch, height, width, 1).
-        y_pred: logits, (batch, height, width, classes); computed in float32.
-        sample_weight: a weight a pixel, or None. class_weights: a weight a class, or None.
+        y_true, y_pred, ignore_class, from_logits: as for `lovasz_softmax`.
+        sample_weight: weights of images or pixels, or None.
 
-    Returns: two float32 scalars.
+    Returns: two float32 scalars, NaN where compiled code is given a label that is no class.
+
+    Raises: as `lovasz_softmax`.
     """
-    labels = _labels(y_true, y_pred)
-    valid = ops.not_equal(labels, ignore_class)
-    labels = ops.where(valid, labels, 0)
-    weights = ops.cast(valid, "float32")
+    ids, weights, y_pred, fault = _read(y_true, y_pred, from_logits, ignore_class, sample_weight)
+    total, weight = _cross_entropy_sums(ids, y_pred, from_logits, weights)
+    return total + fault, weight + fault
+
+
+def _cross_entropy_sums(ids, y_pred, from_logits, sample_weight=None, class_weights=None):
+    """`cross_entropy_sums` of what `_read` gave; class_weights, a weight a class, or None."""
+    weights, ids = ops.cast(ids >= 0, "float32"), ops.maximum(ids, 0)
     if class_weights is not None:
         if len(class_weights) != y_pred.shape[-1]:
             raise ValueError(
                 f"`class_weights` must have one entry a class, {y_pred.shape[-1]}. "
                 f"Received: {len(class_weights)} entries."
             )
-        weights = weights * ops.take(ops.convert_to_tensor(class_weights, "float32"), labels)
+        weights = weights * ops.take(ops.convert_to_tensor(class_weights, "float32"), ids)
     if sample_weight is not None:
-        weights = weights * _pixel_weights(sample_weight, labels)
-    values = ops.sparse_categorical_crossentropy(
-        labels, ops.cast(y_pred, "float32"), from_logits=True
-    )
+        weights = weights * sample_weight
+    if not from_logits:  # softmax(log p) = p
+        y_pred = ops.log(ops.maximum(y_pred, keras.config.epsilon()))
+    values = ops.sparse_categorical_crossentropy(ids, y_pred, from_logits=True)
     return ops.sum(weights * values), ops.sum(weights)

@@ -1,13 +1,16 @@
 """Figures of the paper's tables (section IV-C), from one exact confusion matrix.
 
-Rows are true classes, columns predicted ones; void pixels are in neither.
+Rows are true classes, columns predicted ones; void pixels are in neither. A label that is neither a
+class nor void is an error (`labels`), and so is such a predicted id where the label is a class; in
+compiled code, which can't raise, the figures are NaN until `reset_state`. So they are everywhere
+after a NaN prediction.
 """
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_sanet import backend
+from keras_sanet import backend, labels
 from keras_sanet.losses import cross_entropy_sums
 
 # Counts are kept in two int32 words, low = count mod 2^12 and high = count div 2^12 summed apart:
@@ -49,40 +52,35 @@ def mean_present(values):
     return ops.divide_no_nan(ops.sum(ops.where(present, values, 0.0)), count)
 
 
-@backend.jit("num_classes", "ignore_class", "sparse_y_pred")
-def _count(y_true, y_pred, weights, num_classes, ignore_class, sparse_y_pred):
-    """Pixels, or their weights, by true and predicted class: (classes, classes)."""
-    if not sparse_y_pred:
-        y_pred = backend.argmax(y_pred)
-    y_true = ops.reshape(ops.cast(y_true, "int32"), (-1,))
-    y_pred = ops.reshape(ops.cast(y_pred, "int32"), (-1,))
+@backend.jit("num_classes", "ignore_class", "sparse_y_pred", "from_logits")
+def _count(y_true, y_pred, sample_weight, num_classes, ignore_class, sparse_y_pred, from_logits):
+    """Pixels by true and predicted class, int32 (classes, classes); the same of weighted pixels,
+    float32, NaN where there is something wrong; whether labels are, and whether predicted ids."""
     n = num_classes
-    counts = (y_true != ignore_class) & (y_true >= 0) & (y_true < n)
+    if not sparse_y_pred:
+        y_pred = labels.scores(y_pred, from_logits)
+    ids, weights, wrong = labels.read(y_true, y_pred, n, ignore_class, sample_weight)
+    counts = ids >= 0
     if sparse_y_pred:
-        counts = counts & (y_pred >= 0) & (y_pred < n)
+        predicted, _, wrong_ids = labels.read(y_pred, ids, n, None, counts)
+        counts, broken = predicted >= 0, ops.logical_or(wrong, wrong_ids)
+    else:
+        predicted, wrong_ids = backend.argmax(y_pred), False
+        broken = ops.logical_or(wrong, ops.isnan(ops.sum(ops.cast(y_pred, "float32"))))
     # Pixels that do not count go to a cell past the matrix.
-    cells = ops.where(counts, y_true * n + y_pred, n * n)
+    cells = ops.reshape(ops.where(counts, ids * n + predicted, n * n), (-1,))
     if weights is not None:
-        weights = ops.reshape(ops.cast(weights, "float32"), (-1,))
-    return ops.reshape(backend.histogram(cells, n * n + 1, weights)[: n * n], (n, n))
+        weights = ops.reshape(weights, (-1,))
+    matrix = ops.reshape(backend.histogram(cells, n * n + 1, weights)[: n * n], (n, n))
+    whole = ops.cast(matrix, "int32") if weights is None else ops.zeros((n, n), "int32")
+    weighted = ops.zeros((n, n)) if weights is None else matrix
+    return whole, ops.where(broken, float("nan"), weighted), wrong, wrong_ids
 
 
 class _ConfusionMetric(keras.metrics.Metric):
-    """A figure of the confusion matrix of all pixels seen since `reset_state`.
+    """A figure of the confusion matrix of all pixels seen since `reset_state`."""
 
-    Args:
-        num_classes: number of classes, void not counted.
-        ignore_class: label of void pixels. Labels and predicted ids outside 0..num_classes - 1 do
-            not count either.
-        sparse_y_pred: True where predictions are class ids, False where logits or probabilities.
-        class_names: names by class id, for `per_class`.
-
-    Call arguments of `update_state`:
-        y_true: integer labels, (batch, height, width) or (batch, height, width, 1).
-        y_pred: (batch, height, width, classes), or ids of the shape of y_true.
-        sample_weight: a weight a pixel, or None. Weighted pixels are added up in float32, and so
-            lose the exactness of the others past 2^24 pixels; void needs no weights.
-    """
+    _direction = "up"  # for Keras's callbacks of mode "auto"
 
     def __init__(
         self,
@@ -92,55 +90,80 @@ class _ConfusionMetric(keras.metrics.Metric):
         class_names=None,
         name=None,
         dtype=None,
+        from_logits=True,
     ):
         super().__init__(name=name, dtype=dtype)
+        if isinstance(num_classes, np.integer):
+            num_classes = int(num_classes)
         if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(
                 f"`num_classes` must be a positive integer. Received: num_classes={num_classes}."
             )
-        if class_names is not None and len(class_names) != num_classes:
+        classes = labels.classes_of(num_classes)
+        if class_names is not None and len(class_names) != classes:
             raise ValueError(
-                f"`class_names` must have one entry a class, {num_classes}. "
+                f"`class_names` must have one entry a class, {classes}. "
                 f"Received: {len(class_names)} entries."
             )
         self.num_classes = num_classes
         self.ignore_class = ignore_class
         self.sparse_y_pred = sparse_y_pred
         self.class_names = class_names
-        shape = (num_classes, num_classes)
+        self.from_logits = from_logits
+        self._classes, shape = classes, (classes, classes)
         self.low = self.add_variable(shape, "zeros", dtype="int32", name="low")
         self.high = self.add_variable(shape, "zeros", dtype="int32", name="high")
         self.weighted = self.add_variable(shape, "zeros", dtype="float32", name="weighted")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
+        y_true, y_pred = labels.tensor(y_true), labels.tensor(y_pred)
         if sample_weight is not None:
             sample_weight = ops.convert_to_tensor(sample_weight)
-        if not self.sparse_y_pred and y_pred.shape[-1] != self.num_classes:
+        shape, n = tuple(y_pred.shape), self._classes
+        if self.sparse_y_pred:
+            y_pred = labels.without_channel(y_pred)
+            if len(y_pred.shape) != 3:
+                raise ValueError(
+                    "`y_pred` must be class ids, (batch, height, width), for sparse_y_pred=True. "
+                    f"Received: shape {shape}."
+                )
+        elif len(shape) == 4 and labels.classes_of(shape[-1]) != n:
             raise ValueError(
-                f"`y_pred` must have {self.num_classes} classes, `num_classes`. Received: shape "
-                f"{tuple(y_pred.shape)}."
+                f"`y_pred` must have {n} classes, `num_classes`. Received: shape {shape}."
             )
-        matrix = _count(
+        whole, weighted, wrong, wrong_ids = _count(
             y_true,
             y_pred,
             sample_weight,
-            num_classes=self.num_classes,
+            num_classes=n,
             ignore_class=self.ignore_class,
             sparse_y_pred=self.sparse_y_pred,
+            from_logits=self.from_logits,
         )
-        if sample_weight is None:
-            self.low.assign_add(matrix % _LOW)
-            self.high.assign_add(matrix // _LOW)
-        else:
-            self.weighted.assign_add(matrix)
+        labels.refuse(
+            (wrong, lambda: labels.wrong_labels(y_true, n, self.ignore_class, sample_weight)),
+            (
+                wrong_ids,
+                lambda: (
+                    f"Predicted ids must be those of classes, 0 to {n - 1}, where labels are. "
+                    f"Received: ids from {int(ops.min(y_pred))} to {int(ops.max(y_pred))}."
+                ),
+            ),
+        )
+        self.low.assign_add(whole % _LOW)
+        self.high.assign_add(whole // _LOW)
+        self.weighted.assign_add(weighted)
 
     def result(self):
         confusion = ops.cast(self.low, "float32") + ops.cast(self.high, "float32") * float(_LOW)
-        return self.figure(confusion + self.weighted)
+        broken = ops.isnan(ops.sum(self.weighted))
+        return ops.where(broken, float("nan"), self.figure(confusion + self.weighted))
 
     def confusion_matrix(self):
-        """The counts, a NumPy array (classes, classes): int64, or float64 with weighted pixels."""
+        """The counts, a NumPy array (classes, classes): int64, or float64 with weighted pixels.
+
+        It is NaN where the figures are.
+        """
         low, high, weighted = (
             ops.convert_to_numpy(v) for v in (self.low, self.high, self.weighted)
         )
@@ -150,9 +173,9 @@ class _ConfusionMetric(keras.metrics.Metric):
     def set_confusion_matrix(self, matrix):
         """Restores counts, as `confusion_matrix` gives them; under several replicas too."""
         matrix = np.asarray(matrix)
-        if matrix.shape != (self.num_classes, self.num_classes) or matrix.min() < 0:
+        if matrix.shape != (self._classes, self._classes) or matrix.min() < 0:
             raise ValueError(
-                f"`matrix` must hold ({self.num_classes}, {self.num_classes}) counts, none "
+                f"`matrix` must hold ({self._classes}, {self._classes}) counts, none "
                 f"negative. Received: shape {matrix.shape}, least {matrix.min()}."
             )
         whole = matrix.astype("int64")
@@ -165,7 +188,7 @@ class _ConfusionMetric(keras.metrics.Metric):
         values = ops.convert_to_numpy(
             self.figure_per_class(ops.convert_to_tensor(self.confusion_matrix(), "float32"))
         )
-        return dict(zip(self.class_names or range(self.num_classes), values.tolist()))
+        return dict(zip(self.class_names or range(self._classes), values.tolist()))
 
     def get_config(self):
         return {
@@ -175,6 +198,7 @@ class _ConfusionMetric(keras.metrics.Metric):
             "ignore_class": self.ignore_class,
             "sparse_y_pred": self.sparse_y_pred,
             "class_names": self.class_names,
+            "from_logits": self.from_logits,
         }
 
 
@@ -189,9 +213,23 @@ def assign_sum(variable, value):
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
 class MeanIoU(_ConfusionMetric):
-    """Mean over classes of TP / (TP + FP + FN), without those in neither truth nor prediction."""
+    """Mean over classes of TP / (TP + FP + FN), without those in neither truth nor prediction.
 
-    __doc__ += _ConfusionMetric.__doc__.partition("`reset_state`.")[2]
+    Args:
+        num_classes: number of classes, void not counted. 1: predictions of one channel, which are
+            of two classes, background and foreground (as they are with 2).
+        ignore_class: label of void pixels; None: there are none.
+        sparse_y_pred: True where predictions are class ids, False where logits or probabilities.
+        class_names: names by class id, for `per_class`.
+        from_logits: False where predictions of one channel are probabilities, 0.5 the threshold.
+
+    Call arguments of `update_state`:
+        y_true: labels, (batch, height, width) or (batch, height, width, 1).
+        y_pred: (batch, height, width, classes), or ids of the shape of y_true.
+        sample_weight: a weight an image, (batch,), or a pixel, (batch, height, width), or None.
+            Weighted pixels are added up in float32, and so lose the exactness of the others past
+            2^24 pixels; void needs no weights.
+    """
 
     def __init__(self, num_classes, name="mean_iou", **kwargs):
         super().__init__(num_classes, name=name, **kwargs)
@@ -204,9 +242,10 @@ class MeanIoU(_ConfusionMetric):
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
 class MeanAccuracy(_ConfusionMetric):
-    """Mean over classes of TP / (TP + FN); classes that are not in the truth left out."""
+    """Mean over classes of TP / (TP + FN); classes that are not in the truth left out.
 
-    __doc__ += _ConfusionMetric.__doc__.partition("`reset_state`.")[2]
+    Args, call arguments: those of `MeanIoU`.
+    """
 
     def __init__(self, num_classes, name="mean_accuracy", **kwargs):
         super().__init__(num_classes, name=name, **kwargs)
@@ -219,9 +258,10 @@ class MeanAccuracy(_ConfusionMetric):
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
 class PixelAccuracy(_ConfusionMetric):
-    """Share of the pixels that are right; `per_class` gives each class's accuracy."""
+    """Share of the pixels that are right; `per_class` gives each class's accuracy.
 
-    __doc__ += _ConfusionMetric.__doc__.partition("`reset_state`.")[2]
+    Args, call arguments: those of `MeanIoU`.
+    """
 
     def __init__(self, num_classes, name="pixel_accuracy", **kwargs):
         super().__init__(num_classes, name=name, **kwargs)
@@ -234,27 +274,33 @@ class PixelAccuracy(_ConfusionMetric):
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
 class CrossEntropy(keras.metrics.Metric):
-    """Cross-entropy of logits, the mean over all valid pixels of the set.
+    """Cross-entropy, the mean over all valid pixels of the set.
 
     Unlike the mean of batch losses in Keras's logs, each pixel weighs the same: what the paper's
     checkpoints are chosen by (section IV-C).
 
-    Args: ignore_class, label of void pixels.
-    Call arguments of `update_state`: y_true, (batch, height, width) or (batch, height, width, 1);
-        y_pred, logits (batch, height, width, classes); sample_weight, a weight a pixel, or None.
+    Args: ignore_class, label of void pixels, None: there are none; from_logits, False where
+        predictions are probabilities.
+    Call arguments of `update_state`: as those of `MeanIoU`, without ids.
     """
 
-    def __init__(self, ignore_class=255, name="cross_entropy", dtype=None):
+    _direction = "down"  # for Keras's callbacks of mode "auto"
+
+    def __init__(self, ignore_class=255, name="cross_entropy", dtype=None, from_logits=True):
         super().__init__(name=name, dtype=dtype)
         self.ignore_class = ignore_class
+        self.from_logits = from_logits
         self.total = self.add_variable((), "zeros", dtype="float32", name="total")
         self.pixels = self.add_variable((), "zeros", dtype="float32", name="pixels")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
-        if sample_weight is not None:
-            sample_weight = ops.convert_to_tensor(sample_weight)
-        total, pixels = cross_entropy_sums(y_true, y_pred, self.ignore_class, sample_weight)
+        total, pixels = cross_entropy_sums(
+            y_true,
+            ops.convert_to_tensor(y_pred),
+            self.ignore_class,
+            sample_weight,
+            self.from_logits,
+        )
         self.total.assign_add(total)
         self.pixels.assign_add(pixels)
 
@@ -262,4 +308,9 @@ class CrossEntropy(keras.metrics.Metric):
         return ops.divide_no_nan(self.total, self.pixels)
 
     def get_config(self):
-        return {"name": self.name, "dtype": self.dtype, "ignore_class": self.ignore_class}
+        return {
+            "name": self.name,
+            "dtype": self.dtype,
+            "ignore_class": self.ignore_class,
+            "from_logits": self.from_logits,
+        }

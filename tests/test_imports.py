@@ -19,8 +19,8 @@ SOURCES = {
 }
 # Each may import those before it, and its own folder.
 ORDER = (
-    "version", "backend", "layers", "summary", "saving", "files", "distribution", "losses",
-    "schedules", "optimizers", "metrics", "datasets", "recipes", "tensors", "weights",
+    "version", "backend", "labels", "layers", "summary", "saving", "files", "distribution",
+    "losses", "schedules", "optimizers", "metrics", "datasets", "recipes", "tensors", "weights",
     "visualization", "inspection", "preprocessing", "foreign", "backbones", "models", "presets",
     "pipeline", "inference", "journal", "evaluation", "report", "export", "runs", "training",
     "benchmark", "costs", "ablation", "cli", "__main__",
@@ -84,17 +84,18 @@ def test_nothing_imports_the_names_of_the_package(name):
 
 
 @pytest.mark.parametrize(
-    "name", [n for n in SUBMODULES if n.partition(".")[0] in ("layers", "losses", "schedules")]
+    "name",
+    [n for n in SUBMODULES if n.partition(".")[0] in ("labels", "layers", "losses", "schedules")],
 )
 def test_layers_losses_and_schedules_import_keras_and_their_own(name):
     backends = {"tensorflow", "jax", "torch"}  # inside functions
     assert others(name) <= {"keras", "numpy", *backends}
-    assert set(parts(name)) <= {name.partition(".")[0], "backend"}
+    assert set(parts(name)) <= {name.partition(".")[0], "backend", "labels"}
 
 
 def test_metrics_import_keras_numpy_and_the_losses():
     assert others("metrics") <= {"keras", "numpy"}
-    assert set(parts("metrics")) <= {"losses", "backend"}
+    assert set(parts("metrics")) <= {"losses", "labels", "backend"}
 
 
 @pytest.mark.parametrize(

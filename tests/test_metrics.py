@@ -113,17 +113,13 @@ def test_nothing_but_void_gives_0(rng, metric_class):
     assert metric.confusion_matrix().sum() == 0
 
 
-def test_labels_outside_the_classes_do_not_count():
-    # of the labels 0, 1, 2, -1, 7 with two classes only the first two count
+def test_predicted_ids_outside_the_classes_are_refused_where_labels_count():
+    # ids 2 and -1 are no class of two; at a void pixel nobody asks
     metric = MeanIoU(2, sparse_y_pred=True)
-    metric.update_state(np.array([[[0, 1, 2, -1, 7]]]), np.array([[[0, 0, 0, 1, 1]]]))
-    np.testing.assert_array_equal(metric.confusion_matrix(), [[1, 0], [1, 0]])
-
-
-def test_predicted_ids_outside_the_classes_do_not_count_for_another_class():
-    # truth 0, 0, 0 and prediction 0, 2, -1 with two classes; row 0, column 2 would be row 1
-    metric = MeanIoU(2, sparse_y_pred=True)
-    metric.update_state(np.array([[[0, 0, 0]]]), np.array([[[0, 2, -1]]]))
+    with pytest.raises(ValueError, match=r"Predicted ids .* 0 to 1.*from -1 to 2"):
+        metric.update_state(np.array([[[0, 0, 0]]]), np.array([[[0, 2, -1]]]))
+    metric.reset_state()
+    metric.update_state(np.array([[[0, VOID, VOID]]]), np.array([[[0, 2, -1]]]))
     np.testing.assert_array_equal(metric.confusion_matrix(), [[1, 0], [0, 0]])
 
 
