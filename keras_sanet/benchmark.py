@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_sanet import losses, training
+from keras_sanet.labels import classes_of
 
 _PARTS = ("backbone", "aggregator", "pyramid_pooling", "head")  # names of layers
 _LOVASZ = "the same with Lovász-softmax"
@@ -56,7 +57,8 @@ class Benchmark:
         rng = np.random.default_rng(0)
         shape = (self.batch_size, *self.size)
         image = rng.integers(0, 256, (*shape, 3)).astype("uint8")
-        labels = rng.integers(0, model.get_layer("logits").output.shape[-1], shape).astype("int32")
+        classes = classes_of(model.get_layer("logits").output.shape[-1])
+        labels = rng.integers(0, classes, shape).astype("int32")
         steps = {"prediction": lambda: model.predict_on_batch(image)}
         for name, part in _beginnings(model).items():
             part.compile("sgd", lambda y_true, y_pred: y_pred)

@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import keras
@@ -43,6 +44,7 @@ from keras_sanet.datasets.files import UNREADABLE, by_number, find_images, frame
 from keras_sanet.export import FORMATS, PRECISIONS
 from keras_sanet.export import export as export_model
 from keras_sanet.inspection import Inspection
+from keras_sanet.labels import classes_of
 from keras_sanet.summary import Summary
 from keras_sanet.version import __version__
 
@@ -286,15 +288,16 @@ def evaluate(options):
     mode = _mode(options)
     model = _load_model(options.saved_model)
     dataset = _load_dataset(options)
-    result = evaluation.evaluate(
-        model,
-        dataset,
-        options.split,
-        options.output,
-        options.absent_as_zero,
-        track=lambda samples: _tracked(samples, "Evaluating"),
-        **mode,
-    )
+    with _without_doubt():
+        result = evaluation.evaluate(
+            model,
+            dataset,
+            options.split,
+            options.output,
+            options.absent_as_zero,
+            track=lambda samples: _tracked(samples, "Evaluating"),
+            **mode,
+        )
     print(result)
     if options.output:
         path = Path(options.output) / "report.html"
@@ -327,7 +330,7 @@ def predict(options):
             f"Images of one name would overwrite each other's results: {', '.join(twice)}. "
             "Predict them into different folders."
         )
-    layer, classes = model.get_layer("logits"), model.output.shape[-1]
+    layer, classes = model.get_layer("logits"), classes_of(model.output.shape[-1])
     if options.ids == "cityscapes" and classes != len(datasets.cityscapes.INFO.classes):
         raise ValueError(f"--ids cityscapes needs a model of 19 classes. This one has {classes}.")
     palette, names = getattr(layer, "palette", None), getattr(layer, "class_names", None)
@@ -654,9 +657,12 @@ def _finish(model, dataset, output, scales, split="val"):
     for phase in training.PHASES:  # the best is saved: what resuming needed can go
         for name in (f"{phase}_state.keras", f"{phase}.keras"):
             (output / name).unlink(missing_ok=True)
-    result = evaluation.evaluate(
-        model, dataset, split, track=lambda samples: _tracked(samples, "Evaluating"), scales=scales
-    )
+
+    def track(samples):
+        return _tracked(samples, "Evaluating")
+
+    with _without_doubt():
+        result = evaluation.evaluate(model, dataset, split, track=track, scales=scales)
     print(result)
     rows = []
     samples = dataset.samples(split)
@@ -678,6 +684,14 @@ def _finish(model, dataset, output, scales, split="val"):
     print(f"Model:     {path.resolve()}")
     print(f"Pictures:  {(output / 'overlays.png').resolve()}")
     print(f"Figures:   {(output / 'evaluation.txt').resolve()}")
+
+
+@contextlib.contextmanager
+def _without_doubt():
+    """Context without the warning of `evaluation.evaluate` that its result says, too."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", evaluation.AbsentClasses)
+        yield
 
 
 def _tracked(items, title):

@@ -22,6 +22,7 @@ from keras_sanet import files, metrics
 from keras_sanet.files import is_dict, is_dict_of, is_int, is_list, is_text
 from keras_sanet.inference import complete, mask_of, predict_probabilities
 from keras_sanet.journal import Journal, check_header
+from keras_sanet.labels import classes_of
 from keras_sanet.saving import replacing
 
 # Name of a figure -> what it is in words.
@@ -31,7 +32,12 @@ FIGURES = {
     "mean_iou": "mean IoU",
     "frequency_weighted_iou": "frequency-weighted IoU",
 }
+_NAMED = 10  # absent classes that are named
 _CHUNK = 50  # bootstrap samples drawn at once, which bounds the memory
+
+
+class AbsentClasses(UserWarning):
+    """Classes never occur in the truth; see `Evaluation.doubt`."""
 
 
 @dataclasses.dataclass
@@ -141,6 +147,26 @@ class Evaluation:
         )
         return _divide(right, pixels + wrong)
 
+    @property
+    def doubt(self):
+        """What to know before one trusts the means: which classes never occur in the truth, and
+        whether only one does, so that a model of nothing else is perfect. None if all occur."""
+        occurs = self.confusion.sum(axis=1) > 0
+        if occurs.all() or not occurs.any():
+            return None
+        absent = [name for name, found in zip(self.class_names, occurs) if not found]
+        more = ", ..." if len(absent) > _NAMED else ""
+        text = (
+            f"{len(absent)} of {len(occurs)} classes never occur in the masks of {self.source}: "
+            f"{', '.join(absent[:_NAMED])}{more}."
+        )
+        if occurs.sum() > 1:
+            return text
+        return (
+            f"{text} Only {self.class_names[occurs.argmax()]} does, so the figures say nothing of "
+            "the others: are the ids in the masks those of the classes? (255 is void.)"
+        )
+
     def interval(self, figure="mean_iou", level=0.95, samples=1000, seed=0):
         """Bootstrap over images: how far the figure might be off with others of their kind.
 
@@ -238,6 +264,7 @@ class Evaluation:
             f"{len(self.images)} images of {self.source}; percent; void pixels do not count, "
             f"{absent}.\n95 % of bootstrap samples: {intervals}."
         )
+        lines += f"\n{self.doubt}" if self.doubt else ""
         return Group(table, Text(lines))
 
     def __str__(self):
@@ -357,7 +384,7 @@ def evaluate(model, dataset, split, folder=None, absent_as_zero=False, track=ite
     """Predicts every image of a split at its own size, and counts.
 
     Args:
-        model: images to logits.
+        model: images to logits or probabilities; of one channel for a data set of two classes.
         dataset: from `datasets.load`. split: name of the split.
         folder: where to keep the counts of each image as it is done (`images.jsonl`) and the
             results. Called again with the same folder, model and arguments, it goes on after the
@@ -366,23 +393,24 @@ def evaluate(model, dataset, split, folder=None, absent_as_zero=False, track=ite
         track: a function around the list of samples, such as `rich.progress.track`.
         mode: `scales`, `flip`, `window`, ...: see `inference.predict_probabilities`.
 
-    Returns: an `Evaluation`.
+    Returns: an `Evaluation`. Warns (`AbsentClasses`) of its `doubt`.
 
     Raises: ValueError that names the image where its mask is missing, of another size or holds an
         unknown id, or the model gives NaN; where the model has not as many classes as the data
-        set; where the folder holds the evaluation of something else.
+        set, or that has one alone; where the folder holds the evaluation of something else.
     """
     samples = dataset.samples(split)
     mode = complete(**mode)
     output = getattr(model, "output", None)  # subclasses of `keras.Model` have none
     output = output.get("logits") if isinstance(output, dict) else output
     if hasattr(output, "shape"):
-        _check_classes(output.shape[-1], dataset)
+        check_classes(output.shape[-1], dataset)
     result = Evaluation(
         dataset.class_names,
         dataset.palette,
         f"{dataset.name}, {split}",
-        {name: value for name, value in mode.items() if name != "batch_size"},
+        # `from_logits` where it was given; else the model tells it.
+        {k: v for k, v in mode.items() if k != "batch_size" and (k, v) != ("from_logits", None)},
         dataset.categories,
         absent_as_zero,
     )
@@ -406,7 +434,7 @@ def _count(result, model, dataset, split, track, mode, keep=None):
             probabilities = predict_probabilities(model, image, **mode)
         except ValueError as error:
             raise ValueError(f"{sample.image}: {error}") from error
-        _check_classes(probabilities.shape[-1], dataset)
+        check_classes(probabilities.shape[-1], dataset)
         predicted = mask_of(probabilities)
         counts = truth != dataset.ignore_class
         cells = np.bincount(n * truth[counts].astype("int64") + predicted[counts], minlength=n * n)
@@ -416,6 +444,8 @@ def _count(result, model, dataset, split, track, mode, keep=None):
         if keep is not None:
             keep(_name(sample), cells, instances)
         result.add(_name(sample), cells.reshape(n, n), instances)
+    if result.doubt:
+        warnings.warn(result.doubt, AbsentClasses, stacklevel=3)
     return result
 
 
@@ -558,10 +588,19 @@ def _digest_of(names):
     return _digest(repr(names).encode())
 
 
-def _check_classes(count, dataset):
-    if count != dataset.num_classes:
+def check_classes(channels, dataset):
+    """Raises ValueError where a model of so many output channels is not for a data set's classes,
+    or these are one alone."""
+    if dataset.num_classes == 1:
         raise ValueError(
-            f"The model has {count} classes, the data set {dataset.name!r} {dataset.num_classes}."
+            f"The data set {dataset.name!r} has one class, {dataset.class_names[0]!r}, so that "
+            "every pixel that is not void is right. Name two, background and the class, with ids of "
+            "their own in the masks."
+        )
+    if classes_of(channels) != dataset.num_classes:
+        raise ValueError(
+            f"The model has {classes_of(channels)} classes, the data set {dataset.name!r} "
+            f"{dataset.num_classes}."
         )
 
 

@@ -38,6 +38,8 @@ from keras import ops
 
 from keras_sanet.backend import argmax
 from keras_sanet.datasets.files import VOID, read_image
+from keras_sanet.inference import gives_probabilities
+from keras_sanet.labels import scores
 from keras_sanet.layers.convolution import native_form
 from keras_sanet.layers.resizing import resize
 
@@ -96,7 +98,8 @@ def export(
             there is one (bilinear, no antialiasing). Else it takes float32 ones of `image_size`.
         postprocessing: whether the file gives the mask of class ids at the size of what it was
             given, uint8 (batch, height, width) (int32 for more than 255 classes): the largest of
-            the logits, resized where need be. Else logits of `image_size`.
+            the logits, resized where need be; of one logit 1 where it is above 0. Else logits of
+            `image_size`, or the probabilities of a model that gives them.
         precision: "float32"; for OpenVINO and LiteRT also "float16" (weights kept so, half the
             size) or "int8" (weights, and most of what is computed).
         calibration_images: for "int8", some images as they will come, paths or arrays (height,
@@ -271,10 +274,18 @@ class _Deployed(keras.layers.Layer):
             return logits
         if self.image_size is not None:
             logits = resize(logits, size)
-        return ops.cast(argmax(logits), self.mask_dtype)
+        return ops.cast(argmax(scores(logits, self.from_logits)), self.mask_dtype)
 
     def build(self, images_shape):
         self.batch, classes = images_shape[0], self.model.output_shape[-1]
+        told = gives_probabilities(self.model)
+        if classes == 1 and told is None and self.postprocessing:
+            raise ValueError(
+                "The model's layers do not tell whether its one channel is a logit or a "
+                "probability: end it with keras.layers.Activation('sigmoid'), or export it without "
+                "`postprocessing`."
+            )
+        self.from_logits = not told
         self.mask_dtype = "uint8" if classes <= VOID else "int32"
 
     def compute_output_spec(self, images):

@@ -9,6 +9,7 @@ import keras
 from keras import layers
 
 from keras_sanet import backbones, weights
+from keras_sanet.labels import classes_of
 from keras_sanet.layers import (
     ConvLSTMAggregator,
     FeatureAdapter,
@@ -40,7 +41,8 @@ def SANet(
     """Spatial-semantic Aggregation Network.
 
     Args:
-        num_classes: number of classes, void not counted.
+        num_classes: number of classes, void not counted. 1: two classes, background and foreground,
+            of one logit (`losses` and `metrics` take its sigmoid; masks are 1 where it is above 0).
         backbone: a name ("resnet18", "resnet50", "resnet101", "resnext50", "resnext101",
             "resnet_tiny"), a `keras.Model` from raw RGB to a dict of taps, the last one being the
             map to classify, or another functional one (keras.applications, keras-cv, keras-hub),
@@ -259,13 +261,14 @@ def with_classes(model, num_classes=None, class_names=None, palette=None):
 
     Args:
         num_classes: None for as many as before. Another number makes new classifiers, with random
-            weights.
+            weights. (A model of one logit is of 2 classes as it is.)
         class_names, palette: None for those of before, where their number stays.
 
     Returns: `keras.Model`, not compiled.
     """
     before = model.get_layer("classifier").filters
-    if num_classes in (None, before):
+    same = num_classes in (None, before, classes_of(before))
+    if same:
         logits = model.get_layer("logits")
         class_names = logits.class_names if class_names is None else class_names
         palette = logits.palette if palette is None else palette
@@ -274,7 +277,7 @@ def with_classes(model, num_classes=None, class_names=None, palette=None):
         if name == "logits" or (is_dict and name in model.output):
             classifier = model.get_layer(f"{prefix}classifier")
             x = classifier.output
-            if num_classes not in (None, before):
+            if not same:
                 x = _classifier(num_classes, name=classifier.name)(classifier.input)
             names = (class_names, palette) if name == "logits" else (None, None)
             outputs[name] = SegmentationOutput(*names, name=name)(x, model.input)

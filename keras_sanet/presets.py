@@ -27,6 +27,7 @@ import keras
 import numpy as np
 
 from keras_sanet import backbones, datasets, models, recipes, saving
+from keras_sanet.labels import classes_of
 from keras_sanet.version import __version__
 
 BUILDERS = {"SANet": models.SANet, "PSPNet": models.PSPNet, "FCN": models.FCN}
@@ -464,7 +465,8 @@ def _import(package, address):
 def _card(title, model, config):
     """The model card, Markdown with the header that the Hugging Face Hub reads."""
     arguments, figures = config["arguments"], config["figures"]
-    names = arguments["class_names"] or [f"class {i}" for i in range(arguments["num_classes"])]
+    classes = classes_of(arguments["num_classes"])
+    names = arguments["class_names"] or [f"class {i}" for i in range(classes)]
     lines = [
         "---",
         "library_name: keras",
@@ -476,7 +478,7 @@ def _card(title, model, config):
         f"# {title}",
         "",
         f"{config['builder']} with {arguments['backbone']['variant']}, {model.count_params():,} "
-        f"parameters ({config['weights']['dtype']} in the file), {arguments['num_classes']} "
+        f"parameters ({config['weights']['dtype']} in the file), {classes} "
         "classes. Raw RGB of any size in, a class for every pixel out.",
         "",
         "```python",

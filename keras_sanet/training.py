@@ -8,6 +8,8 @@ from pathlib import Path
 import keras
 
 from keras_sanet import distribution, files, models, runs
+from keras_sanet.evaluation import check_classes
+from keras_sanet.inference import gives_probabilities
 from keras_sanet.losses import LovaszSoftmax, SegmentationLoss
 from keras_sanet.metrics import CrossEntropy, MeanAccuracy, MeanIoU, PixelAccuracy
 from keras_sanet.optimizers import SGD, AdamW, AveragedValidation
@@ -37,7 +39,8 @@ def compile(
     """Compiles a model with the paper's recipe.
 
     Args:
-        model: images to logits, or to {"logits", "auxiliary"} (whose targets are then a dict too).
+        model: images to logits (or probabilities, as its last layer tells), or to {"logits",
+            "auxiliary"} (whose targets are then a dict too).
         decay_steps: steps (batches, accumulated or not) until the learning rate is 0, epochs x
             steps an epoch.
         learning_rate: of the first step. The paper's 1e-5 suits long runs from pretrained weights;
@@ -58,7 +61,8 @@ def compile(
             shifts, and use them in training too, as DeepLab's do for small batches. They stay so.
         kwargs: for `model.compile`.
 
-    Raises: ValueError for an unknown loss or optimizer, and where an argument is out of its range.
+    Raises: ValueError for an unknown loss or optimizer, where an argument is out of its range, and
+        where a loss has `from_logits` other than the model.
     """
     if optimizer not in ("adamw", "sgd"):
         raise ValueError(f"Unknown optimizer {optimizer!r}. Known: adamw, sgd.")
@@ -73,21 +77,29 @@ def compile(
     ):
         if value is not None and not value > 0:
             raise ValueError(f"`{name}` must be above 0. Received: {name}={value!r}.")
+    read = {"ignore_class": ignore_class, "from_logits": not gives_probabilities(model)}
     losses = {
-        "cross_entropy": SegmentationLoss(lovasz_weight=0.0, ignore_class=ignore_class),
-        "lovasz": LovaszSoftmax(ignore_class=ignore_class, num_bins=_LOVASZ_BINS),
+        "cross_entropy": SegmentationLoss(lovasz_weight=0.0, **read),
+        "lovasz": LovaszSoftmax(num_bins=_LOVASZ_BINS, **read),
     }
     if isinstance(loss, str):
         if loss not in losses:
             raise ValueError(f"Unknown loss {loss!r}. Known: {', '.join(losses)}.")
         loss = losses[loss]
-    logits = model.get_layer("logits")
-    num_classes = logits.output.shape[-1]
+    elif getattr(loss, "from_logits", read["from_logits"]) != read["from_logits"]:
+        raise ValueError(
+            f"The model gives {'logits' if read['from_logits'] else 'probabilities'}: pass a loss "
+            f"with from_logits={read['from_logits']}. Received: loss={loss.name}, with from_logits="
+            f"{loss.from_logits}."
+        )
+    num_classes = models.without_auxiliary(model).output.shape[-1]
+    named = [layer for layer in model.layers if layer.name == "logits"]
+    class_names = getattr(named[0], "class_names", None) if named else None
     metrics = [
-        CrossEntropy(ignore_class),
-        PixelAccuracy(num_classes, ignore_class=ignore_class),
-        MeanAccuracy(num_classes, ignore_class=ignore_class),
-        MeanIoU(num_classes, ignore_class=ignore_class, class_names=logits.class_names),
+        CrossEntropy(**read),
+        PixelAccuracy(num_classes, **read),
+        MeanAccuracy(num_classes, **read),
+        MeanIoU(num_classes, class_names=class_names, **read),
     ]
     if isinstance(model.output, dict):
         kwargs = {"loss_weights": {"logits": 1.0, "auxiliary": _AUXILIARY_WEIGHT}, **kwargs}
@@ -204,7 +216,8 @@ def fit(
 
     Raises:
         FileExistsError where another process trains into the folder.
-        ValueError where its run began with other data, or `epochs` and `steps` are both given.
+        ValueError where its run began with other data, `epochs` and `steps` are both given, or the
+            model is not for the classes of the data.
         FloatingPointError that names the images of the step, where the loss is not finite.
         KeyboardInterrupt, SystemExit after the state was written.
     """
@@ -233,6 +246,10 @@ def fit(
     if not phases:
         return models.without_auxiliary(model)
     loaders, folder = {"train": train, "validation": validation}, Path(folder)
+    channels = models.without_auxiliary(model).output.shape[-1]
+    for loader in loaders.values():
+        if hasattr(loader, "plan"):
+            check_classes(channels, loader.plan.dataset)
     skipped = folder / "skipped.txt"
     with files.locked(folder), runs.stoppable() as asked, _causes(loaders.values()):
         for phase, count, rate in phases:

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from keras_sanet.datasets.files import VOID
 from keras_sanet.datasets.info import colour
+from keras_sanet.labels import classes_of
 from keras_sanet.layers import ConvLSTMAggregator
 
 _DIM = 48  # least grey of `errors`, so that a dark pixel is not taken for void
@@ -28,7 +29,8 @@ _NAMED = 60  # most classes whose names fit beside it
 
 
 def palette(num_classes):
-    """Colours for classes that have none: those of PASCAL VOC from 1 on, for void is black.
+    """Colours for classes that have none: those of PASCAL VOC from 1 on, for void is black. One
+    channel is of two classes.
 
     Returns: list of (red, green, blue) by class id, all distinct.
     Raises: ValueError where `num_classes` is not 1..255.
@@ -38,7 +40,7 @@ def palette(num_classes):
             f"`num_classes` must be 1 to {VOID}, the ids of a mask. "
             f"Received: num_classes={num_classes}."
         )
-    return [colour(index) for index in range(1, num_classes + 1)]
+    return [colour(index) for index in range(1, classes_of(num_classes) + 1)]
 
 
 def colour_mask(mask, palette):

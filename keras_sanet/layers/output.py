@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_sanet.labels import classes_of
 from keras_sanet.layers.resizing import resize
 
 
@@ -10,7 +11,8 @@ from keras_sanet.layers.resizing import resize
 class SegmentationOutput(keras.layers.Layer):
     """Resizes logits to the image bilinearly, in float32 under any dtype policy.
 
-    It carries the names and colours of the classes, so that a `.keras` file knows them.
+    It carries the names and colours of the classes, so that a `.keras` file knows them. Logits of
+    one channel are of two classes, background and foreground.
 
     Args:
         class_names: list of names, by class id.
@@ -35,9 +37,11 @@ class SegmentationOutput(keras.layers.Layer):
     def build(self, logits_shape, image_shape=None):
         for name in ("class_names", "palette"):
             entries = getattr(self, name)
-            if entries is not None and len(entries) != logits_shape[-1]:
+            classes = classes_of(logits_shape[-1])
+            if entries is not None and len(entries) != classes:
+                one = ": one channel is of background and foreground" * (logits_shape[-1] == 1)
                 raise ValueError(
-                    f"`{name}` must have one entry a class, {logits_shape[-1]}. "
+                    f"`{name}` must have one entry a class, {classes}{one}. "
                     f"Received: {len(entries)} entries, {name}={entries}."
                 )
 
