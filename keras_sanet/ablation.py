@@ -24,6 +24,7 @@ import numpy as np
 from keras import layers
 
 from keras_sanet import files, models, pipeline, runs, training, visualization
+from keras_sanet.arguments import integer, sides
 from keras_sanet.files import is_dict, is_dict_of, is_int, is_list, is_text
 from keras_sanet.layers import BatchNormalization, Conv2D, ConvLSTMAggregator
 from keras_sanet.saving import remove, replacing
@@ -254,10 +255,8 @@ def protocol(dataset, **changes):
                 "`other_weights` must be given with a file as `weights`: the other stem needs its "
                 f"own. Received: weights={changes['weights']}."
             )
-    for name in (*_WHOLE, "crop"):
-        if any(not isinstance(n, int) or n < 1 for n in np.atleast_1d(found[name]).tolist()):
-            raise ValueError(f"`{name}` must be positive. Received: {name}={found[name]}.")
-    return found
+    whole = {name: integer(name, found[name]) for name in _WHOLE}
+    return {**found, **whole, "crop": sides("crop", found["crop"])}
 
 
 def begin(folder, dataset, **changes):

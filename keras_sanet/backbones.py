@@ -18,8 +18,11 @@ Strides are those of `output_stride=8`, the paper's.
 import re
 
 import keras
+import numpy as np
 from keras import layers
 
+from keras_sanet.arguments import as_integer
+from keras_sanet.foreign import check_channels_last as check_channels_last
 from keras_sanet.foreign import from_model as from_model
 from keras_sanet.layers import BatchNormalization, Conv2D
 from keras_sanet.preprocessing import preprocess
@@ -34,6 +37,7 @@ _VARIANTS = {
     "resnext50": ("bottleneck", (3, 4, 6, 3), 32, 4, 64),
     "resnext101": ("bottleneck", (3, 4, 23, 3), 32, 4, 64),
 }
+TAPS = ("s0", "s1", "s2", "s3", "s4")
 # Stride and dilation of stages 2, 3, 4. "For all the 3x3 convolutions when the stride is 1":
 # where a stage loses its stride, its first block is dilated like the others (section IV-B).
 _STAGES = {
@@ -92,15 +96,10 @@ def build(variant, input_shape=(None, None, 3), output_stride=8, weights=None, n
     Raises: ValueError where the name, the shape or the stride is not as above; as
         `weights.imagenet` and `weights.load_checkpoint`.
     """
-    if variant not in _VARIANTS:
-        raise ValueError(f"Unknown backbone {variant!r}. Known: {', '.join(_VARIANTS)}.")
+    check(variant)
     if output_stride not in _STAGES:
         raise ValueError(f"`output_stride` must be 8, 16 or 32. Received: {output_stride}.")
-    if len(input_shape) != 3 or not isinstance(input_shape[-1], int) or input_shape[-1] < 1:
-        raise ValueError(
-            "`input_shape` must be (height, width, channels), at least one channel, 3 for RGB. "
-            f"Received: input_shape={input_shape}."
-        )
+    input_shape = image_shape(input_shape)
     block, blocks, groups, group_width, stem = _VARIANTS[variant]
     residual_block = {"basic": _basic_block, "bottleneck": _bottleneck_block}[block]
 
@@ -109,7 +108,8 @@ def build(variant, input_shape=(None, None, 3), output_stride=8, weights=None, n
     x = _convolution(x, stem, 7, stride=2, name="conv1")
     s0 = layers.ReLU(name="s0")(BatchNormalization(name="bn1")(x))
     # Zeros pad as -inf would: a ReLU comes before.
-    x = layers.MaxPooling2D(3, 2, name="maxpool")(layers.ZeroPadding2D(1, name="maxpool_pad")(s0))
+    x = layers.ZeroPadding2D(1, "channels_last", name="maxpool_pad")(s0)
+    x = layers.MaxPooling2D(3, 2, data_format="channels_last", name="maxpool")(x)
     taps = {"s0": s0}
     for stage, (stride, dilation) in enumerate(((1, 1), *_STAGES[output_stride]), start=1):
         for index in range(blocks[stage - 1]):
@@ -127,6 +127,32 @@ def build(variant, input_shape=(None, None, 3), output_stride=8, weights=None, n
     if weights is not None:
         load_checkpoint(model, imagenet(variant, build) if weights == "imagenet" else weights)
     return model
+
+
+def check(variant):
+    """Raises ValueError where `build` does not know the name."""
+    if variant not in _VARIANTS:
+        raise ValueError(
+            f"Unknown backbone {variant!r}. Known: {', '.join(_VARIANTS)}. (A whole network is "
+            "loaded by the name of its preset, as keras_sanet.from_preset does.)"
+        )
+
+
+def image_shape(input_shape):
+    """(height, width, channels) of images as Python's integers, None where a size is open.
+
+    Raises: ValueError where it is none, or seems to have the channels first.
+    """
+    given = list(input_shape) if np.iterable(input_shape) else []
+    shape = tuple(None if n is None else as_integer(n) for n in given)
+    wrong = [n is not None and (m is None or m < 1) for n, m in zip(given, shape)]
+    if len(shape) != 3 or any(wrong) or not shape[2] or shape[0] in (1, 3, 4) and shape[2] > 15:
+        raise ValueError(
+            "`input_shape` must be (height, width, channels), channels last whatever Keras is set "
+            "to: at least one channel, 3 for RGB, and None for an open height or width. "
+            f"Received: input_shape={input_shape}."
+        )
+    return shape
 
 
 def describe(model):
@@ -190,7 +216,7 @@ def _convolution(x, filters, size, stride=1, dilation=1, groups=1, name=None):
     """A convolution without bias, padded on both sides alike as in PyTorch ('same' with a stride
     pads one side more)."""
     if stride > 1 and size > 1:
-        x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad")(x)
+        x = layers.ZeroPadding2D(size // 2, "channels_last", name=f"{name}_pad")(x)
     arguments = {
         "strides": stride,
         "padding": "valid" if stride > 1 else "same",

@@ -16,6 +16,7 @@ import numpy as np
 from keras import ops
 
 from keras_sanet import losses, training
+from keras_sanet.arguments import integer, sides
 from keras_sanet.labels import classes_of
 
 _PARTS = ("backbone", "aggregator", "pyramid_pooling", "head")  # names of layers
@@ -32,7 +33,7 @@ class Benchmark:
     Args:
         model: one of `keras_sanet`'s, with one output. Its weights are trained: throw it away.
         size: (height, width) of the images or one number for both, in pixels.
-        batch_size: images a step; two or more, for the batch norm of the pyramid's single cell.
+        batch_size: images a step.
         rounds: timed runs of each step, after two that compile and warm up.
 
     Attributes:
@@ -42,8 +43,8 @@ class Benchmark:
     """
 
     def __init__(self, model, size=233, batch_size=2, rounds=5):
-        self.size = _check(size, batch_size, rounds)
-        self.batch_size = batch_size
+        self.size, self.batch_size = sides("size", size), integer("batch_size", batch_size)
+        rounds = integer("rounds", rounds)
         self.description = f"{model.name}, {model.count_params():,} parameters"
         steps = self._steps(model)
         self.seconds = {name: [] for name in steps}
@@ -96,17 +97,6 @@ class Benchmark:
         median = self.median(name)
         rate = self.batch_size / median
         return f"{title:32}{self.seconds[name][0]:9.2f}{1000 * median:11.1f}{rate:10.2f}"
-
-
-def _check(size, batch_size, rounds):
-    """The size as a pair, where all are as they should be."""
-    for name, value in (("batch_size", batch_size), ("rounds", rounds)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}.")
-    pair = (size, size) if isinstance(size, int) else tuple(size)
-    if len(pair) != 2 or min(pair) < 1:
-        raise ValueError(f"`size` must be one or two positive integers. Received: {size}.")
-    return pair
 
 
 def _same_layers(model):
@@ -166,7 +156,8 @@ def measure(build, size=473, batch_size=1, rounds=5):
         MemoryError where the system ended the process; ChildProcessError, with its last words,
         where it failed otherwise.
     """
-    size = _check(size, batch_size, rounds)
+    size, batch_size = sides("size", size), integer("batch_size", batch_size)
+    rounds = integer("rounds", rounds)
     policy = keras.config.dtype_policy().name
     try:
         task = pickle.dumps((policy, build, (batch_size, *size), rounds))

@@ -27,6 +27,7 @@ import keras
 from keras import ops
 
 from keras_sanet import backend
+from keras_sanet.arguments import as_integer
 from keras_sanet.layers import BatchNormalization
 
 
@@ -61,6 +62,8 @@ def scope(devices="auto"):
             keras_sanet.training.compile(model, 30 * len(train))
             model.fit(train, epochs=30)
     """
+    number = as_integer(devices)
+    devices = devices if number is None else number
     names = _devices(devices)
     with _strategy(names, devices):
         yield names

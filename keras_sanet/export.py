@@ -36,6 +36,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_sanet.arguments import integer, integers
 from keras_sanet.backend import argmax
 from keras_sanet.datasets.files import VOID, read_image
 from keras_sanet.inference import gives_probabilities
@@ -124,8 +125,8 @@ def export(
     if any(layer.compute_dtype != "float32" for layer in model._flatten_layers()):
         model = _in_float32(model)
     image_size = _image_size(model, image_size)
-    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
-        raise ValueError(f"`batch_size` must be None or at least 1. Received: {batch_size!r}.")
+    if batch_size is not None:
+        batch_size = integer("batch_size", batch_size)
     if (precision == "int8") != (calibration_images is not None):
         raise ValueError(
             '`calibration_images` must be given for precision="int8", and for no other. Received: '
@@ -229,8 +230,8 @@ def _image_size(model, image_size):
     fixed = model.input_shape[1:3]
     if image_size is None:
         return None if None in fixed else tuple(fixed)
-    sizes = tuple(image_size) if np.iterable(image_size) else ()
-    if len(sizes) != 2 or not all(isinstance(n, int) and n > 0 for n in sizes):
+    sizes = integers("image_size", image_size)
+    if len(sizes) != 2:
         raise ValueError(
             f"`image_size` must be (height, width) in pixels, or None. Received: {image_size!r}."
         )

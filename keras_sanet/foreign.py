@@ -68,6 +68,7 @@ def from_model(model, taps=None, preprocessing=None):
         stem = keras.applications.ResNet50(include_top=False)
         model = SANet(19, from_model(stem, ["conv2_block3_out", "conv4_block6_out"]))
     """
+    check_channels_last(model)
     shape = getattr(model, "input_shape", None)
     functional = hasattr(model, "operations")
     if not functional or not isinstance(shape, tuple) or len(shape) != 4 or shape[-1] != 3:
@@ -91,6 +92,18 @@ def from_model(model, taps=None, preprocessing=None):
     image = keras.Input(shape[1:], name="image")
     body = keras.Model(model.input, tensors, name=model.name)
     return keras.Model(image, body(preprocess(image, mode)), name="backbone")
+
+
+def check_channels_last(model):
+    """Raises ValueError where a layer of the model, or of layers in it, has the channels first."""
+    layers = model._flatten_layers() if isinstance(model, keras.Layer) else ()
+    first = [x.name for x in layers if getattr(x, "data_format", None) == "channels_first"]
+    if first:
+        raise ValueError(
+            "`model` must be built with the channels last, as everything here: call keras.config."
+            'set_image_data_format("channels_last") before you build or load it. Received: '
+            f"{model.name}, whose layer {first[0]!r} has them first."
+        )
 
 
 def _identity(model):

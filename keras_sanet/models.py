@@ -5,10 +5,13 @@ images (batch, height, width, channels), RGB or others, 0..255, any size, to flo
 height, width, classes).
 """
 
+import numbers
+
 import keras
 from keras import layers
 
 from keras_sanet import backbones, weights
+from keras_sanet.arguments import integer, integers
 from keras_sanet.labels import classes_of
 from keras_sanet.layers import (
     ConvLSTMAggregator,
@@ -16,6 +19,7 @@ from keras_sanet.layers import (
     PyramidPooling,
     SegmentationOutput,
 )
+from keras_sanet.layers.output import check_classes
 
 
 def SANet(
@@ -83,6 +87,10 @@ def SANet(
         )
     if taps is not None and (isinstance(taps, str) or len(taps) == 0):
         raise ValueError(f"`taps` must be a list of names, one at least. Received: taps={taps!r}.")
+    num_classes = _check(
+        num_classes, backbone, (*(taps or ()), grid), dropout, class_names, palette
+    )
+    pyramid_filters, bins = _check_pyramid(pyramid_filters, bins)
     if aggregator is None:
         aggregator = ConvLSTMAggregator(
             aggregator_filters, dilation_rate=aggregator_dilation_rate, name="aggregator"
@@ -106,7 +114,7 @@ def SANet(
     if fusion == "concatenate":
         y = layers.Concatenate(name="fusion")([last, y])
     elif fusion == "add":
-        y = layers.Conv2D(last.shape[-1], 1, use_bias=False, name="fusion_conv")(y)
+        y = _convolution(last.shape[-1], "fusion_conv", use_bias=False)(y)
         y = layers.Add(name="fusion")([last, y])
     x = PyramidPooling(
         pyramid_filters, bins, normalize_branches=normalize_branches, name="pyramid_pooling"
@@ -134,6 +142,8 @@ def PSPNet(
     Returns: `keras.Model`, images to logits.
     Reference: Table III.
     """
+    num_classes = _check(num_classes, backbone, (), dropout, class_names, palette)
+    pyramid_filters, bins = _check_pyramid(pyramid_filters, bins)
     image, _, last = _features(backbone, backbone_weights, input_shape)
     x = PyramidPooling(
         pyramid_filters, bins, normalize_branches=normalize_branches, name="pyramid_pooling"
@@ -169,6 +179,8 @@ def FCN(
     Returns: `keras.Model`, images to logits.
     Reference: Table I; "None" in its first row is `FCN(num_classes)`.
     """
+    num_classes = _check(num_classes, backbone, (skip, auxiliary), dropout, class_names, palette)
+    filters = integer("filters", filters)
     image, features, last = _features(backbone, backbone_weights, input_shape)
     x = PyramidPooling(filters, bins=None, name="head")(last)
     if skip is not None:
@@ -176,7 +188,7 @@ def FCN(
         x = layers.Concatenate(name="skip")([x, resized])
     outputs = _classify(x, image, num_classes, dropout, class_names, palette)
     if auxiliary is not None:
-        x = _classifier(num_classes, name="auxiliary_classifier")(_tap(features, auxiliary))
+        x = _convolution(num_classes, "auxiliary_classifier")(_tap(features, auxiliary))
         outputs = {"logits": outputs, "auxiliary": SegmentationOutput(name="auxiliary")(x, image)}
     return keras.Model(image, outputs, name=name)
 
@@ -278,14 +290,40 @@ def with_classes(model, num_classes=None, class_names=None, palette=None):
             classifier = model.get_layer(f"{prefix}classifier")
             x = classifier.output
             if not same:
-                x = _classifier(num_classes, name=classifier.name)(classifier.input)
+                x = _convolution(integer("num_classes", num_classes), classifier.name)(
+                    classifier.input
+                )
             names = (class_names, palette) if name == "logits" else (None, None)
             outputs[name] = SegmentationOutput(*names, name=name)(x, model.input)
     return keras.Model(model.input, outputs if is_dict else outputs["logits"], name=model.name)
 
 
+def _check(num_classes, backbone, taps, dropout, class_names, palette):
+    """The number of classes as Python's integer. Raises ValueError where an argument of all models
+    is wrong, before anything is built, which may take seconds."""
+    if isinstance(num_classes, str):
+        raise ValueError(
+            "`num_classes` must be a positive integer; a preset is loaded by its name as "
+            f"keras_sanet.from_preset({num_classes!r}). Received: num_classes={num_classes!r}."
+        )
+    num_classes = integer("num_classes", num_classes)
+    if not isinstance(dropout, numbers.Real) or not 0 <= dropout < 1:
+        raise ValueError(f"`dropout` must be a rate, 0 or more and below 1. Received: {dropout!r}.")
+    check_classes(num_classes, class_names, palette)
+    if isinstance(backbone, str):
+        backbones.check(backbone)
+        for tap in filter(None, taps):
+            _tap(dict.fromkeys(backbones.TAPS), tap)
+    return num_classes
+
+
+def _check_pyramid(filters, bins):
+    return integer("pyramid_filters", filters), integers("bins", bins) if bins is not None else None
+
+
 def _features(backbone, backbone_weights, input_shape):
     """The image, the dict of its taps, and the last of them."""
+    input_shape = backbones.image_shape(input_shape)
     if isinstance(backbone, str):
         backbone = backbones.build(backbone, input_shape, weights=backbone_weights, name="backbone")
     elif not isinstance(backbone, keras.Model):
@@ -299,6 +337,7 @@ def _features(backbone, backbone_weights, input_shape):
             f"weights, as backbones.ResNet50(weights=...) does. Received: {backbone!r}."
         )
     else:
+        backbones.check_channels_last(backbone)
         if not isinstance(getattr(backbone, "output", None), dict):
             backbone = backbones.from_model(backbone)
         if backbone_weights is not None:
@@ -319,16 +358,11 @@ def _tap(features, tap):
 
 def _classify(x, image, num_classes, dropout, class_names, palette):
     """Dropout, 1x1 classifier, logits at the size of the image."""
-    if not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
-        raise ValueError(f"`dropout` must be a rate, 0 or more and below 1. Received: {dropout}.")
-    x = layers.Dropout(dropout, name="dropout")(x)
-    x = _classifier(num_classes, name="classifier")(x)
+    x = layers.Dropout(float(dropout), name="dropout")(x)
+    x = _convolution(num_classes, "classifier")(x)
     return SegmentationOutput(class_names, palette, name="logits")(x, image)
 
 
-def _classifier(num_classes, name):
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-        raise ValueError(
-            f"`num_classes` must be a positive integer. Received: num_classes={num_classes}."
-        )
-    return layers.Conv2D(num_classes, 1, name=name)
+def _convolution(filters, name, use_bias=True):
+    """A 1x1 convolution."""
+    return layers.Conv2D(filters, 1, data_format="channels_last", use_bias=use_bias, name=name)

@@ -1,5 +1,6 @@
 """What networks were trained with instead of raw RGB, 0..255."""
 
+import numpy as np
 from keras import layers, ops
 
 # ImageNet's mean and standard deviation of RGB / 255, which torchvision and timm train with.
@@ -58,5 +59,8 @@ def preprocess(image, mode):
         offset = 0.0 if mode.offset is None else mode.offset
     else:
         return mode(image)
+    # With all three axes: Keras takes a flat list for the first axis where it is set to
+    # "channels_first", even as a loaded model is called.
+    scale, offset = np.reshape(scale, (1, 1, -1)).tolist(), np.reshape(offset, (1, 1, -1)).tolist()
     x = layers.Rescaling(scale, offset, dtype="float32", name="normalization")(image)
     return ops.flip(x, axis=-1) if bgr else x

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from keras_sanet.arguments import integer, sides
 from keras_sanet.layers import (
     ConvLSTMAggregator,
     FeatureAdapter,
@@ -171,10 +172,7 @@ class Summary:
 
 def _image_shape(model, size, batch_size):
     """(batch, height, width, channels)."""
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(
-            f"`batch_size` must be a positive integer. Received: batch_size={batch_size}."
-        )
+    batch_size = integer("batch_size", batch_size)
     own = getattr(model, "input_shape", None) or (None, None, None, 3)
     if not isinstance(own, tuple) or len(own) != 4 or own[-1] is None:
         raise ValueError(
@@ -182,9 +180,7 @@ def _image_shape(model, size, batch_size):
             f"Received: {model.name}, of input_shape={own}."
         )
     asked = [n or 473 for n in own[1:3]] if size is None else size
-    asked = (asked, asked) if isinstance(asked, int) else tuple(asked)
-    if len(asked) != 2 or not all(isinstance(n, int) and n > 0 for n in asked):
-        raise ValueError(f"`size` must be one or two positive integers. Received: {size}.")
+    asked = sides("size", asked)
     if any(n not in (None, given) for n, given in zip(own[1:3], asked)):
         raise ValueError(f"{model.name} takes images of {own[1:3]} alone. Received: size={size}.")
     return (batch_size, *asked, own[-1])

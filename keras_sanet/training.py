@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 
 from keras_sanet import distribution, files, models, runs
+from keras_sanet.arguments import integer
 from keras_sanet.evaluation import check_classes
 from keras_sanet.inference import gives_probabilities
 from keras_sanet.losses import LovaszSoftmax, SegmentationLoss
@@ -66,11 +67,7 @@ def compile(
     """
     if optimizer not in ("adamw", "sgd"):
         raise ValueError(f"Unknown optimizer {optimizer!r}. Known: adamw, sgd.")
-    if not isinstance(gradient_accumulation_steps, int) or gradient_accumulation_steps < 1:
-        raise ValueError(
-            "`gradient_accumulation_steps` must be a positive integer. Received: "
-            f"gradient_accumulation_steps={gradient_accumulation_steps!r}."
-        )
+    accumulated = integer("gradient_accumulation_steps", gradient_accumulation_steps)
     for name, value in (
         ("head_learning_rate_multiple", head_learning_rate_multiple),
         ("global_clipnorm", global_clipnorm),
@@ -113,7 +110,7 @@ def compile(
         slow = {id(variable) for variable in model.get_layer("backbone").trainable_variables}
         variables = model.trainable_variables
         multiples = [1 if id(v) in slow else head_learning_rate_multiple for v in variables]
-    accumulated = gradient_accumulation_steps if gradient_accumulation_steps > 1 else None
+    accumulated = accumulated if accumulated > 1 else None
     settings = {
         "learning_rate": poly_decay(learning_rate, decay_steps),
         "weight_decay": weight_decay,
@@ -227,10 +224,11 @@ def fit(
         raise ValueError(
             f"`epochs` must be given, or `steps`, not both. Received: {epochs=}, {steps=}."
         )
-    first = ("epochs", epochs) if steps is None else ("steps", steps)
-    for name, value in (first, ("lovasz_epochs", lovasz_epochs)):
-        if not isinstance(value, int) or value < 0:
-            raise ValueError(f"`{name}` must be an integer, 0 or more. Received: {name}={value}.")
+    if epochs is not None:
+        epochs = integer("epochs", epochs, least=0)
+    if steps is not None:
+        steps = integer("steps", steps, least=0)
+    lovasz_epochs = integer("lovasz_epochs", lovasz_epochs, least=0)
     if lovasz_learning_rate is None:
         lovasz_learning_rate = learning_rate / 10
     arguments = arguments or {

@@ -159,13 +159,79 @@ def test_batch_norm_and_its_gradients_are_the_stock_ones(training, trainable, rn
     assert_close(*results)
 
 
-@pytest.mark.parametrize("shape", [(2, 5, 4, 3), (1, 1, 1, 3)], ids=str)
-def test_batch_norm_moves_its_statistics_as_the_stock_layer(shape, rng):
-    x = rng.normal(2, 3, shape).astype("float32")
+def test_batch_norm_moves_its_statistics_as_the_stock_layer(rng):
+    x = rng.normal(2, 3, (2, 5, 4, 3)).astype("float32")
     ours, stock = normalizations(rng, 3)
     ours(x, training=True)
     stock(x, training=True)
     assert_close(ours.get_weights(), stock.get_weights())
+
+
+def moved(mean, variance, value):
+    """Moving statistics after a step that sees one value."""
+    # E[(x - mean)^2] = 2 / (1 + 0.9) variance, where the mean is of a momentum of 0.9.
+    return 0.9 * mean + 0.1 * value, 0.9 * variance + 0.1 * (1 + 0.9) / 2 * (value - mean) ** 2
+
+
+def test_one_value_a_channel_is_normalized_by_the_moving_statistics(rng):
+    x, (layer, _) = rng.normal(2, 3, (1, 1, 1, 3)).astype("float32"), normalizations(rng, 3)
+    gamma, beta, mean, variance = layer.get_weights()
+    y = keras.ops.convert_to_numpy(layer(x, training=True))
+    expected = gamma * (x - mean) / np.sqrt(variance + 1e-5) + beta
+    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5)
+    mean, variance = moved(mean, variance, x[0, 0, 0])
+    assert_close(layer.get_weights(), [gamma, beta, mean, variance])
+
+
+def test_gradients_of_one_value_a_channel_are_those_of_inference(rng):
+    x, (layer, _) = rng.normal(2, 3, (1, 1, 1, 3)).astype("float32"), normalizations(rng, 3)
+    results = []
+    for training in (True, False):
+
+        def normalize(x, gamma, beta, training=training):
+            fixed = [v.value for v in layer.non_trainable_variables]
+            return layer.stateless_call([gamma, beta], fixed, x, training=training)[0]
+
+        results.append(with_gradients(normalize, x, *layer.get_weights()[:2]))
+    assert_close(*results)
+
+
+def test_the_moving_variance_of_single_values_is_their_variance_on_average(rng):
+    layer = BatchNormalization()
+    layer.build((None, 1, 1, 4096))
+    for _ in range(60):
+        layer(rng.normal(2, 3, (1, 1, 1, 4096)).astype("float32"), training=True)
+    # 0.9^60 of what they began with is left.
+    assert np.mean(keras.ops.convert_to_numpy(layer.moving_mean)) == pytest.approx(2, rel=0.02)
+    assert np.mean(keras.ops.convert_to_numpy(layer.moving_variance)) == pytest.approx(9, rel=0.03)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("size", [1, None])
+def test_a_last_batch_of_one_value_a_channel_moves_the_statistics_by_it(size, policy, rng):
+    layer, x = BatchNormalization(dtype=policy), rng.integers(-4, 5, (3, 1, 1, 2)).astype("float32")
+    image = keras.Input((size, size, 2))
+    model = keras.Model(image, layer(image))
+    model.compile(keras.optimizers.SGD(0.0), "mse", jit_compile=BACKEND == "jax")
+    model.fit(x, x, batch_size=2, shuffle=False, verbose=0)
+    pair, last = x[:2, 0, 0], x[2, 0, 0]
+    expected = moved(0.1 * pair.mean(0), 0.9 + 0.1 * pair.var(0), last)
+    found = [keras.ops.convert_to_numpy(v) for v in (layer.moving_mean, layer.moving_variance)]
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_one_value_that_a_mask_leaves_moves_the_statistics_by_it(rng):
+    x, (layer, _) = rng.normal(2, 3, (1, 2, 2, 3)).astype("float32"), normalizations(rng, 3)
+    mean, variance = layer.get_weights()[2:]
+    layer(x, training=True, mask=np.array([[[False, False], [True, False]]]))
+    assert_close(layer.get_weights()[2:], moved(mean, variance, x[0, 1, 0]))
+
+
+def test_a_frozen_batch_norm_keeps_its_statistics_of_one_value(rng):
+    layer, _ = normalizations(rng, 3, trainable=False)
+    before = layer.get_weights()
+    layer(rng.normal(2, 3, (1, 1, 1, 3)).astype("float32"), training=True)
+    np.testing.assert_array_equal(layer.get_weights(), before)
 
 
 def test_batch_norm_defaults_are_pytorchs():

@@ -355,7 +355,7 @@ LOWER = [f for f in ("litert", "openvino") if f in WRITTEN][:1]
         ({"calibration_images": []}, '`calibration_images` must be given for precision="int8"'),
         ({"image_size": 48}, r"`image_size` must be \(height, width\)"),
         ({"image_size": (48, 0)}, r"`image_size` must be \(height, width\)"),
-        ({"batch_size": 0}, "`batch_size` must be None or at least 1"),
+        ({"batch_size": 0}, "`batch_size` must be a positive integer"),
     ],
     ids=str,
 )

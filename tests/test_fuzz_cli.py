@@ -190,7 +190,7 @@ def test_a_wrong_dropout_is_named(dropout):
 )  # fmt: skip
 def test_a_wrong_pyramid_is_named(arguments):
     (name,) = arguments
-    with pytest.raises(ValueError, match=f"`{name}` must be positive integers"):
+    with pytest.raises(ValueError, match=f"`{name}` must be (a )?positive integer"):
         PyramidPooling(**{"filters": 4, **arguments})
 
 

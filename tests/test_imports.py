@@ -19,11 +19,11 @@ SOURCES = {
 }
 # Each may import those before it, and its own folder.
 ORDER = (
-    "version", "backend", "labels", "layers", "summary", "saving", "files", "distribution",
-    "losses", "schedules", "optimizers", "metrics", "datasets", "recipes", "tensors", "weights",
-    "visualization", "inspection", "preprocessing", "foreign", "backbones", "models", "presets",
-    "pipeline", "inference", "journal", "evaluation", "report", "export", "runs", "training",
-    "benchmark", "costs", "ablation", "cli", "__main__",
+    "version", "arguments", "backend", "labels", "layers", "summary", "saving", "files",
+    "distribution", "losses", "schedules", "optimizers", "metrics", "datasets", "recipes",
+    "tensors", "weights", "visualization", "inspection", "preprocessing", "foreign", "backbones",
+    "models", "presets", "pipeline", "inference", "journal", "evaluation", "report", "export",
+    "runs", "training", "benchmark", "costs", "ablation", "cli", "__main__",
 )  # fmt: skip
 
 
@@ -90,12 +90,12 @@ def test_nothing_imports_the_names_of_the_package(name):
 def test_layers_losses_and_schedules_import_keras_and_their_own(name):
     backends = {"tensorflow", "jax", "torch"}  # inside functions
     assert others(name) <= {"keras", "numpy", *backends}
-    assert set(parts(name)) <= {name.partition(".")[0], "backend", "labels"}
+    assert set(parts(name)) <= {name.partition(".")[0], "arguments", "backend", "labels"}
 
 
 def test_metrics_import_keras_numpy_and_the_losses():
     assert others("metrics") <= {"keras", "numpy"}
-    assert set(parts("metrics")) <= {"losses", "labels", "backend"}
+    assert set(parts("metrics")) <= {"losses", "labels", "arguments", "backend"}
 
 
 @pytest.mark.parametrize(

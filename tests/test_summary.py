@@ -296,7 +296,7 @@ def test_keras_stays_as_it_is_after_a_layer_that_fails():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"size": 0}, "`size` must be one or two positive integers. Received: 0"),
+        ({"size": 0}, "`size` must be one or two positive integers. Received: size=0"),
         ({"size": (4, 6, 3)}, "`size` must be"),
         ({"size": (4, 7)}, r"model takes images of \(4, 6\) alone. Received: size=\(4, 7\)"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer. Received: batch_size=0"),

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_sanet.arguments import integer
 from keras_sanet.layers.convolution import convolve
 from keras_sanet.layers.normalization import BatchNormalization
 from keras_sanet.layers.resizing import resize
@@ -34,9 +35,7 @@ class FeatureAdapter(keras.layers.Layer):
 
     def __init__(self, filters=None, normalize=False, **kwargs):
         super().__init__(**kwargs)
-        if filters is not None:
-            _check_positive_integer("filters", filters)
-        self.filters = filters
+        self.filters = None if filters is None else integer("filters", filters)
         self.normalize = normalize
         self.norm = BatchNormalization(name="norm", dtype=self.dtype_policy) if normalize else None
 
@@ -110,16 +109,13 @@ class ConvLSTMAggregator(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        _check_positive_integer("filters", filters)
-        _check_positive_integer("kernel_size", kernel_size)
-        _check_positive_integer("dilation_rate", dilation_rate)
-        if recurrent_dilation_rate is not None:
-            _check_positive_integer("recurrent_dilation_rate", recurrent_dilation_rate)
-        if kernel_size % 2 == 0:
+        self.filters = integer("filters", filters)
+        self.kernel_size = integer("kernel_size", kernel_size)
+        if self.kernel_size % 2 == 0:
             raise ValueError(f"`kernel_size` must be odd. Received: kernel_size={kernel_size}.")
-        self.filters = filters
-        self.kernel_size = kernel_size
-        self.dilation_rate = dilation_rate
+        self.dilation_rate = integer("dilation_rate", dilation_rate)
+        if recurrent_dilation_rate is not None:
+            recurrent_dilation_rate = integer("recurrent_dilation_rate", recurrent_dilation_rate)
         self.recurrent_dilation_rate = recurrent_dilation_rate
         self.return_sequences = return_sequences
 
@@ -193,11 +189,6 @@ class ConvLSTMAggregator(keras.layers.Layer):
             "recurrent_dilation_rate": self.recurrent_dilation_rate,
             "return_sequences": self.return_sequences,
         }
-
-
-def _check_positive_integer(name, value):
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value}.")
 
 
 def _check_list(maps):

@@ -1,5 +1,7 @@
 """Batch normalisation by the backends' fused kernels."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -24,19 +26,29 @@ class BatchNormalization(keras.layers.BatchNormalization):
         super().__init__(axis, momentum, epsilon, **kwargs)
 
     def call(self, inputs, training=None, mask=None):
+        if not (training and self.trainable):
+            return self._normalize(inputs, False, mask)
+        single = self._sees_one_value(inputs, mask)
+        if single is False:
+            return self._normalize(inputs, True, mask)
+        outputs = self._normalize(inputs, False, mask)  # before the statistics move
+        of_batch = self._normalize(inputs, True, mask)
+        return outputs if single is True else ops.where(single, outputs, of_batch)
+
+    def _normalize(self, inputs, batch_statistics, mask):
+        """By the statistics of the batch, which the moving ones follow, or by the moving ones."""
         normalize = {"tensorflow": _tensorflow, "torch": _torch}.get(keras.backend.backend())
         if (
             normalize is None
             or len(inputs.shape) != 4
             or self.axis not in (-1, 3)
-            or (training and backend.replicas() > 1)
+            or (batch_statistics and backend.replicas() > 1)
             or mask is not None
             or keras.backend.standardize_dtype(inputs.dtype) != "float32"
             or not (self.scale and self.center)
             or getattr(self, "renorm", False)
         ):
-            return super().call(inputs, training=training, mask=mask)
-        batch_statistics = bool(training and self.trainable)
+            return super().call(inputs, training=batch_statistics, mask=mask)
         outputs, mean, variance = normalize(
             inputs,
             *(ops.convert_to_tensor(v) for v in (self.gamma, self.beta)),
@@ -45,6 +57,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             batch_statistics,
         )
         if batch_statistics:
+            variance = self._variance(inputs, mask, mean, variance)
             for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 value = ops.stop_gradient(value)
                 moving.assign(moving * self.momentum + value * (1.0 - self.momentum))
@@ -53,16 +66,46 @@ class BatchNormalization(keras.layers.BatchNormalization):
     def _moments(self, inputs, mask):
         """Mean and variance, (channels,), of the batch of all replicas; one may have no image."""
         if backend.replicas() == 1 or mask is not None:
-            return super()._moments(inputs, mask)
+            mean, variance = super()._moments(inputs, mask)
+            return mean, self._variance(inputs, mask, mean, variance)
         axes = self._reduction_axes
-        count = ops.cast(ops.size(inputs) // inputs.shape[self.axis], inputs.dtype)
-        count = backend.all_sum(count)
+        count = backend.all_sum(self._count(inputs))
         mean = backend.all_sum(ops.sum(inputs, axes, keepdims=True)) / count
         # In two passes: the mean of squares less the square of the mean would lose digits. The
         # deviations' sum is 0, and so is what the variance's gradient has through the mean.
         deviations = ops.square(inputs - ops.stop_gradient(mean))
         variance = backend.all_sum(ops.sum(deviations, axes)) / count
-        return ops.reshape(mean, (-1,)), variance
+        mean = ops.reshape(mean, (-1,))
+        return mean, self._variance(inputs, mask, mean, variance)
+
+    def _variance(self, inputs, mask, mean, variance):
+        """The variance that the moving one takes up of a batch: of one value its square distance
+        from the moving mean, which is 2 / (1 + momentum) times the variance on average."""
+        single = self._sees_one_value(inputs, mask)
+        if single is False:
+            return variance
+        distance = ops.square(mean - ops.cast(self.moving_mean, mean.dtype))
+        distance = distance * ((1 + self.momentum) / 2)
+        return distance if single is True else ops.where(single, distance, variance)
+
+    def _sees_one_value(self, inputs, mask):
+        """Whether each channel has one value in the batch of all replicas; a tensor where that is
+        only known as the step runs."""
+        if mask is not None:
+            return ops.sum(ops.cast(mask, "int32")) == 1
+        replicas = backend.replicas()
+        # Replicas' shares of a batch differ, and all must come to the same.
+        axes = [axis for axis in self._reduction_axes if axis or replicas == 1]
+        sizes = [inputs.shape[axis] for axis in axes]
+        if math.prod(n for n in sizes if n is not None) > 1:
+            return False
+        if replicas == 1 and None not in sizes:
+            return math.prod(sizes) == 1
+        return backend.all_sum(self._count(inputs)) == 1
+
+    def _count(self, inputs):
+        """Number of values a channel, of this replica."""
+        return ops.cast(ops.size(inputs) // inputs.shape[self.axis], inputs.dtype)
 
     def get_config(self):
         config = super().get_config()
@@ -93,6 +136,8 @@ def _torch(x, gamma, beta, mean, variance, epsilon, batch_statistics):
 
     x = x.permute(0, 3, 1, 2)  # a view, "channels last" in PyTorch's memory
     if not batch_statistics:
+        if torch.is_grad_enabled():  # they may move before the gradient is computed
+            mean, variance = mean.clone(), variance.clone()
         outputs = torch.nn.functional.batch_norm(x, mean, variance, gamma, beta, eps=epsilon)
         return outputs.permute(0, 2, 3, 1), mean, variance
     outputs, mean, inverse = torch.native_batch_norm(x, gamma, beta, None, None, True, 0.0, epsilon)

@@ -7,6 +7,18 @@ from keras_sanet.labels import classes_of
 from keras_sanet.layers.resizing import resize
 
 
+def check_classes(channels, class_names, palette):
+    """Raises ValueError where names or colours are not one a class."""
+    classes = classes_of(channels)
+    one = ": one channel is of background and foreground" * (channels == 1)
+    for name, entries in (("class_names", class_names), ("palette", palette)):
+        if entries is not None and len(entries) != classes:
+            raise ValueError(
+                f"`{name}` must have one entry a class, {classes}{one}. "
+                f"Received: {len(entries)} entries, {name}={entries}."
+            )
+
+
 @keras.saving.register_keras_serializable(package="keras_sanet")
 class SegmentationOutput(keras.layers.Layer):
     """Resizes logits to the image bilinearly, in float32 under any dtype policy.
@@ -35,15 +47,7 @@ class SegmentationOutput(keras.layers.Layer):
         )
 
     def build(self, logits_shape, image_shape=None):
-        for name in ("class_names", "palette"):
-            entries = getattr(self, name)
-            classes = classes_of(logits_shape[-1])
-            if entries is not None and len(entries) != classes:
-                one = ": one channel is of background and foreground" * (logits_shape[-1] == 1)
-                raise ValueError(
-                    f"`{name}` must have one entry a class, {classes}{one}. "
-                    f"Received: {len(entries)} entries, {name}={entries}."
-                )
+        check_classes(logits_shape[-1], self.class_names, self.palette)
 
     def call(self, logits, image):
         return resize(logits, ops.shape(image)[1:3])

@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_sanet import backend
+from keras_sanet.arguments import integer, integers
 from keras_sanet.layers.convolution import Conv2D, convolve
 from keras_sanet.layers.normalization import BatchNormalization
 from keras_sanet.layers.resizing import resizing_matrix, weigh_rows
@@ -49,22 +50,17 @@ class PyramidPooling(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        for name, values in (
-            ("filters", [filters]),
-            ("bins", bins or []),
-            ("branch_filters", [branch_filters or 1]),
-        ):
-            listed = isinstance(values, (list, tuple))
-            if not listed or not all(type(n) is int and n > 0 for n in values):
-                raise ValueError(f"`{name}` must be positive integers. Received: {name}={values}.")
-        self.filters = filters
-        self.bins = tuple(bins) if bins else None
+        self.filters = integer("filters", filters)
+        bins = () if bins is None else integers("bins", bins)
+        self.bins = bins or None
+        if branch_filters is not None:
+            branch_filters = integer("branch_filters", branch_filters)
         self.branch_filters = branch_filters
         self.normalize_branches = normalize_branches
         policy = self.dtype_policy
         self.convolutions = [
             Conv2D(
-                branch_filters or filters,
+                self.branch_filters or self.filters,
                 1,
                 use_bias=not normalize_branches,
                 dtype=policy,

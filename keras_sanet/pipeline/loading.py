@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from keras_sanet import backend
+from keras_sanet.arguments import integer, sides
 from keras_sanet.datasets.files import UNREADABLE, VOID
 from keras_sanet.pipeline.pillow import PillowDataset, augment
 from keras_sanet.pipeline.sampling import Augmentation, order
@@ -180,11 +181,9 @@ def make_dataset(
     """
     if crop_size is None and training:
         raise ValueError("`crop_size` must be given in training: (height, width) in pixels.")
-    if isinstance(crop_size, int):
-        crop_size = (crop_size, crop_size)
-    for name, value in (("batch_size", batch_size), *(("crop_size", n) for n in crop_size or ())):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be positive integers. Received: {value}.")
+    if crop_size is not None:
+        crop_size = sides("crop_size", crop_size)
+    batch_size = integer("batch_size", batch_size)
     for name, limits, least in (
         ("scale_range", scale_range, 0),
         ("contrast_range", contrast_range, 0),
@@ -213,8 +212,8 @@ def make_dataset(
         raise ValueError(
             f'`on_bad_image` must be "error" or "skip". Received: on_bad_image={on_bad_image!r}.'
         )
-    if seed is not None and not (isinstance(seed, (int, np.integer)) and 0 <= seed < 2**64):
-        raise ValueError(f"`seed` must be an integer in 0..2**64 - 1, or None. Received: {seed}.")
+    if seed is not None:
+        seed = integer("seed", seed, least=0, most=2**64 - 1)
     samples = dataset.samples(split)
     if not samples:
         raise ValueError(f"The split {split!r} of {dataset.name!r} has no samples.")
