@@ -6,6 +6,7 @@ import keras
 
 from keras_sanet import backbones, benchmark, models
 from keras_sanet.summary import Summary
+from keras_sanet.tables import html_lines, html_table
 
 _CLASSES = 40  # NYU Depth v2's; the paper does not say, and a class costs 0.001 % of SANet
 _REFERENCE = "PSPNet-50"
@@ -129,11 +130,25 @@ class TableII:
         return {"table": "II", "backend": self.backend, "rows": self.rows}
 
     def __str__(self):
+        titles, *rows = self._cells()
+        lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+        lines += [f"| {' | '.join(cells)} |" for cells in rows]
+        return "\n".join([*lines, "", *self._notes()])
+
+    def __repr__(self):
+        return f"<TableII: {', '.join(row['method'] for row in self.rows)} on {self.backend}>"
+
+    def _repr_html_(self):
+        titles, *rows = self._cells()
+        return html_table(titles, rows, left=2) + html_lines(self._notes())
+
+    def _cells(self):
+        """The titles, and a row a model."""
         titles = (
             *("method", "stem", "size", "M parameters", "GMAC", "ratio", "paper's"),
             *("seconds", "GB", "ratio", "paper's"),
         )
-        lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+        rows = [titles]
         for row in self.rows:
             cells = [row["method"], row["stem"] or row["paper_stem"], str(row["size"])]
             for name, unit, digits in (
@@ -147,8 +162,12 @@ class TableII:
                 ("paper_memory_ratio", 1, 2),
             ):
                 cells.append("" if row[name] is None else f"{row[name] / unit:.{digits}f}")
-            lines.append(f"| {' | '.join(cells)} |")
-        lines += ["", f"One image of size x size pixels; ratios are to {_REFERENCE}."]
+            rows.append(cells)
+        return rows
+
+    def _notes(self):
+        """The lines below the table."""
+        lines = [f"One image of size x size pixels; ratios are to {_REFERENCE}."]
         kinds = sorted({row["memory_kind"] for row in self.rows} - {None})
         if kinds:
             where = " and ".join({"resident": "RAM", "gpu": "GPU memory"}[kind] for kind in kinds)
@@ -163,7 +182,7 @@ class TableII:
                 lines.append(f"{row['method']} is on {row['paper_stem']} in the paper.")
         own = self.rows[-1]
         if own["method"] != "SANet":
-            return "\n".join(lines)
+            return lines
         flops, parameters = own["paper_flops"], own["parameters"]
         lines.append(
             f"The paper's unit can't be right: its {flops:.2e} FLOPs of SANet would use each of "
@@ -172,4 +191,4 @@ class TableII:
             f"ratios compare: SANet to {_REFERENCE}, {own['paper_flops_ratio']:.2f} there and "
             f"{own['gmac_ratio']:.2f} here."
         )
-        return "\n".join(lines)
+        return lines

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from keras_sanet.inference import complete, mask_of, predict_probabilities
 from keras_sanet.journal import Journal, check_header
 from keras_sanet.labels import classes_of
 from keras_sanet.saving import replacing
+from keras_sanet.tables import html_lines, html_table, rich_cells
 
 # Name of a figure -> what it is in words.
 FIGURES = {
@@ -40,7 +42,7 @@ class AbsentClasses(UserWarning):
     """Classes never occur in the truth; see `Evaluation.doubt`."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Evaluation:
     """Counts of a split, and the figures that follow from them, from 0 to 1.
 
@@ -226,8 +228,23 @@ class Evaluation:
             result["mean_category_instance_iou"] = _mean(self.instance_iou_per_category, False)
         return _without_nan(result)
 
+    def __repr__(self):
+        figures = ", ".join(
+            f"{FIGURES[name]} {100 * getattr(self, name):.2f} %"
+            for name in ("mean_iou", "pixel_accuracy")
+        )
+        return f"<Evaluation of {self.source}: {len(self.images)} images, {figures}>"
+
     def __rich__(self):
-        """A table: a line a class and a category, the means and their intervals. Percent."""
+        table, lines = self._table()
+        return Group(table, Text(lines))
+
+    def _repr_html_(self):
+        table, lines = self._table()
+        return html_table(*rich_cells(table)) + html_lines(lines.splitlines())
+
+    def _table(self):
+        """A line a class and a category, the means and their intervals, percent; and its notes."""
         total = max(1, self.confusion.sum())
         with_instances = self.instances is not None
         table = Table(box=SIMPLE, pad_edge=False)
@@ -265,7 +282,7 @@ class Evaluation:
             f"{absent}.\n95 % of bootstrap samples: {intervals}."
         )
         lines += f"\n{self.doubt}" if self.doubt else ""
-        return Group(table, Text(lines))
+        return table, lines
 
     def __str__(self):
         # In a notebook rich would show the table, and leave nothing for `print` and files.
@@ -343,13 +360,25 @@ class Comparison:
     high: float
     level: float
 
+    @property
+    def _verdict(self):
+        if np.isnan(self.difference):
+            return "not defined"
+        return "differ" if self.low > 0 or self.high < 0 else "may be equal"
+
+    def _repr_html_(self):
+        cells = [f"{100 * value:.2f}" for value in (self.first, self.second)]
+        cells += [f"{100 * value:+.2f}" for value in (self.difference, self.low, self.high)]
+        titles = ["percent", "first", "second", "difference", "lower end", "upper end"]
+        share = f"{100 * self.level:g} % of bootstrap samples: {self._verdict}"
+        return html_table(titles, [[FIGURES[self.figure], *cells]]) + html_lines([share])
+
     def __str__(self):
-        verdict = "differ" if self.low > 0 or self.high < 0 else "may be equal"
-        verdict = "not defined" if np.isnan(self.difference) else verdict
         return (
             f"{FIGURES[self.figure]}: {100 * self.first:.2f} and {100 * self.second:.2f} %, "
             f"difference {100 * self.difference:+.2f} ({100 * self.low:+.2f} to "
-            f"{100 * self.high:+.2f} in {100 * self.level:g} % of bootstrap samples): {verdict}"
+            f"{100 * self.high:+.2f} in {100 * self.level:g} % of bootstrap samples): "
+            f"{self._verdict}"
         )
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from keras_sanet.datasets.files import VOID, open_image, open_mask, ranges, sizes_differ
+from keras_sanet.tables import html_lines, html_table
 from keras_sanet.visualization import overlay, sheet
 
 # Share of the class edges that have, between two ids, one that lies between them. Seen: at most
@@ -17,6 +18,7 @@ from keras_sanet.visualization import overlay, sheet
 _BLENDED = 0.1
 _LEAST_EDGES = 50  # of a mask, to tell
 _SHOWN = 3  # files named in a message
+_SPLIT_TITLES = ("split", "samples", "official", "sizes (width x height)")
 _STRAY = 1e-3  # share of the pixels below which an id is a stray one
 
 
@@ -198,30 +200,55 @@ class Inspection:
                 self.notes.append(text)
 
     def __str__(self):
-        data, splits = self.dataset, list(self._findings)
+        data = self.dataset
         lines = [f"{data.name}, {data.num_classes} classes", ""]
-        lines.append(f"{'split':12}{'samples':>9}{'official':>10}   sizes (width x height)")
+        for split, count, official, sizes in [_SPLIT_TITLES, *self._splits()]:
+            lines.append(f"{split:12}{count:>9}{official:>10}   {sizes}")
+        titles, rows = self._shares()
+        if rows:
+            width = max(len(name) for name, *_ in [titles, *rows])
+            lines.append("")
+            for name, *shares in [titles, *rows]:
+                lines.append(f"{name:{width}}" + "".join(f"{share:>10}" for share in shares))
+        return "\n".join([*lines, "", *self._findings_in_words()])
+
+    def __repr__(self):
+        return (
+            f"<Inspection of {self.dataset.name}: {len(self.problems)} problems, "
+            f"{len(self.notes)} notes>"
+        )
+
+    def _repr_html_(self):
+        splits = html_table(_SPLIT_TITLES, self._splits())
+        return splits + html_table(*self._shares()) + html_lines(self._findings_in_words())
+
+    def _splits(self):
+        """Rows of `_SPLIT_TITLES`."""
+        official, rows = self.dataset.counts, []
         for split, findings in self._findings.items():
             sizes = collections.Counter(f.size for f in findings if f.size)
             common = ", ".join(f"{w}x{h} ({n})" for (w, h), n in sizes.most_common(3))
             more = f", {len(sizes) - 3} more" if len(sizes) > 3 else ""
-            official = data.counts.get(split, "")
-            lines.append(f"{split:12}{len(findings):9}{official:>10}   {common}{more}")
-        missing = [split for split in data.counts if split not in self._findings]
-        lines += [f"{split:12}{0:9}{data.counts[split]:10}   not there" for split in missing]
-        labelled = [split for split in splits if self.pixels[split].any()]
-        if labelled:
-            width = max(len(name) for name in [*data.class_names, "class, % of pixels"])
-            lines += ["", f"{'class, % of pixels':{width}}" + "".join(f"{s:>10}" for s in labelled)]
-            shares = [100 * self.pixels[s] / self.pixels[s].sum() for s in labelled]
-            for index, name in enumerate([*data.class_names, "void"]):
-                row = "".join(f"{share[index]:10.2f}" for share in shares)
-                lines.append(f"{name:{width}}{row}")
-        lines += ["", *(f"note: {note}" for note in self.notes)]
-        lines += [f"PROBLEM: {problem}" for problem in self.problems]
+            rows.append((split, len(findings), official.get(split, ""), f"{common}{more}"))
+        missing = [split for split in official if split not in self._findings]
+        return rows + [(split, 0, official[split], "not there") for split in missing]
+
+    def _shares(self):
+        """Titles and rows: percent of the pixels of the labelled splits, by class."""
+        labelled = {split: pixels for split, pixels in self.pixels.items() if pixels.any()}
+        shares = [100 * pixels / pixels.sum() for pixels in labelled.values()]
+        names = [*self.dataset.class_names, "void"] if labelled else []
+        rows = [(name, *(f"{s[i]:.2f}" for s in shares)) for i, name in enumerate(names)]
+        return ["class, % of pixels", *labelled], rows
+
+    def _findings_in_words(self):
         count = len(self.problems)
         verdict = f"{count} problems: training is not safe" if count else "training would be safe"
-        return "\n".join([*lines, f"{data.name}: {verdict}."])
+        return [
+            *(f"note: {note}" for note in self.notes),
+            *(f"PROBLEM: {problem}" for problem in self.problems),
+            f"{self.dataset.name}: {verdict}.",
+        ]
 
 
 def _look(sample):

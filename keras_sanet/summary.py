@@ -31,6 +31,7 @@ from keras_sanet.layers import (
     PyramidPooling,
     SegmentationOutput,
 )
+from keras_sanet.tables import html_lines, html_table, rich_cells
 
 _ONE_AT_A_TIME = threading.RLock()
 
@@ -127,6 +128,31 @@ class Summary:
 
         Args: depth, how deep; 1 for the model's own layers, None for all.
         """
+        console = Console(file=io.StringIO(), width=160, color_system=None)
+        console.print(self._title, highlight=False)
+        console.print(self._table(depth))
+        lines = [line.rstrip() for line in console.file.getvalue().strip().splitlines()]
+        return "\n".join(lines + self._notes)
+
+    def __str__(self):
+        return self.table()
+
+    def __repr__(self):
+        return (
+            f"<Summary of {self._title}: {self.parameters:,} parameters, {self.macs / 1e9:.3f} "
+            "GMAC>"
+        )
+
+    def _repr_html_(self):
+        table = html_table(*rich_cells(self._table(1)), left=3)
+        return html_lines([self._title]) + table + html_lines(self._notes)
+
+    @property
+    def _title(self):
+        batch, *size = self.image_shape
+        return f"{self.name}: {'x'.join(map(str, size))}, batch {batch}"
+
+    def _table(self, depth):
         table = Table(box=SIMPLE, pad_edge=False)
         for title in ("layer", "kind", "output"):
             table.add_column(title)
@@ -152,22 +178,19 @@ class Summary:
             add("(in no layer that is called)", "", "", *rest)
         table.add_section()
         add("total", "", "", self.parameters, self.trainable, self.macs)
-        console = Console(file=io.StringIO(), width=160, color_system=None)
-        batch, *size = self.image_shape
-        console.print(f"{self.name}: {'x'.join(map(str, size))}, batch {batch}", highlight=False)
-        console.print(table)
-        lines = [line.rstrip() for line in console.file.getvalue().strip().splitlines()]
-        lines.append(
+        return table
+
+    @property
+    def _notes(self):
+        """The lines below the table."""
+        lines = [
             f"{self.parameters:,} parameters, {self.macs / 1e9:.3f} GMAC (1 MAC = 2 FLOPs). "
             "Normalisation, activations, pooling and resizing count none."
-        )
+        ]
         lines += [f"Not counted: {what}" for what in self.uncounted]
         if self.unread:
             lines.append(f"Not looked for products in the own code of: {', '.join(self.unread)}")
-        return "\n".join(lines)
-
-    def __str__(self):
-        return self.table()
+        return lines
 
 
 def _image_shape(model, size, batch_size):

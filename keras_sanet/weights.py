@@ -72,7 +72,7 @@ IMAGENET = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Report:
     """What a checkpoint and a backbone have in common, by the checkpoint's names.
 
@@ -107,9 +107,16 @@ class Report:
             ]
         )
 
-    def __str__(self):
+    def __repr__(self):
+        return f"<Report of {self._loaded}, {len(self.unexpected)} unexpected>"
+
+    @property
+    def _loaded(self):
         total = len(self.loaded) + len(self.missing) + len(self.shapes)
-        lines = [f"{self.path}: {len(self.loaded)} of {total} arrays of {self.model} loaded"]
+        return f"{self.path}: {len(self.loaded)} of {total} arrays of {self.model} loaded"
+
+    def __str__(self):
+        lines = [self._loaded]
         if self.adapted:
             lines.append(f"{_FIRST}: adapted from RGB to {self.adapted} channels")
         return "\n  ".join(lines + self.differences)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from keras_sanet import datasets
-from keras_sanet.datasets import Sample, scenes
+from keras_sanet.datasets import Dataset, Sample, scenes
 from keras_sanet.datasets.files import find_images, frames, read_image
 
 CAMVID = Path(__file__).parents[2] / "shared/data/camvid"
@@ -492,3 +492,25 @@ def test_the_pages_of_a_tiff_are_pictures_of_their_own(tmp_path):
     found = frames(tmp_path / "scan.tif")
     assert [page.stem for page in found] == ["scan_0", "scan_1"]
     assert [int(read_image(page)[0, 0, 0]) for page in found] == [10, 20]
+
+
+def test_the_repr_of_a_data_set_is_one_short_line():
+    names = [f"class {i}" for i in range(150)]
+    samples = [Sample(Path(f"images/{i}.png"), Path(f"masks/{i}.png")) for i in range(2000)]
+    dataset = Dataset("mine", names, [(0, 0, 0)] * 150, {"train": samples, "val": samples[:5]}, {})
+    assert repr(dataset) == (
+        "<Dataset 'mine': 150 classes (class 0, class 1, class 2, class 3, class 4, class 5, class "
+        "...); samples: train 2000, val 5>"
+    )
+
+
+@pytest.mark.parametrize("info", datasets.infos(), ids=lambda info: info.name)
+def test_the_repr_of_facts_of_a_data_set_is_short(info):
+    assert info.name in repr(info) and len(repr(info)) < 100
+
+
+def test_a_notebook_shows_a_data_set_as_tables_of_splits_and_classes():
+    dataset = Dataset("mine", ["<a>"], [(1, 2, 3)], {"train": []}, {}, counts={"train": 7})
+    shown = dataset._repr_html_()
+    assert shown.count("<table>") == 2 and "&lt;a&gt;" in shown and "<a>" not in shown
+    assert ">7</td>" in shown and ">3</td>" in shown

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import re
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -650,3 +651,29 @@ def test_a_split_without_masks_is_refused(model, tmp_path):
     dataset.splits["test"] = [datasets.Sample(dataset.samples("val")[0].image)]
     with pytest.raises(ValueError, match="0.png has no mask; the split 'test'"):
         evaluate(model, dataset, "test")
+
+
+def test_the_repr_of_an_evaluation_is_one_line_of_figures():
+    result = Evaluation(["<a>", "b"], [[0, 0, 0]] * 2, "nothing, val")
+    for index in range(500):
+        result.add(f"image {index}", np.array([[3, 1], [0, 0]]))
+    # 3 of 4 pixels are right; the class that is nowhere true is counted as predicted: 3/4 and 0.
+    expected = "<Evaluation of nothing, val: 500 images, mean IoU 37.50 %, pixel accuracy 75.00 %>"
+    assert repr(result) == expected
+
+
+def test_a_notebook_shows_an_evaluation_as_a_table_of_escaped_names():
+    result = Evaluation(["<b>", "road"], [[0, 0, 0]] * 2, "a & b, val")
+    result.add("image", np.array([[3, 1], [0, 4]]))
+    shown = result._repr_html_()
+    assert shown.count("<table>") == 1 and "&lt;b&gt;" in shown and "<b>" not in shown
+    # 3 of 4 and 4 of 4 pixels; IoU 3/4 and 4/5.
+    numbers = [float(text) for text in re.findall(">([0-9.]+)</td>", shown)]
+    assert numbers[:6] == [50, 75, 75, 50, 100, 80]
+    assert "1 images of a &amp; b, val; percent" in shown
+
+
+def test_a_notebook_shows_a_comparison_as_a_table(rng):
+    result = random_evaluation(rng)
+    shown = compare(result, result)._repr_html_()
+    assert "mean IoU</td>" in shown and ">+0.00</td>" in shown and "may be equal" in shown

@@ -19,7 +19,7 @@ SOURCES = {
 }
 # Each may import those before it, and its own folder.
 ORDER = (
-    "version", "arguments", "backend", "labels", "layers", "summary", "saving", "files",
+    "version", "arguments", "tables", "backend", "labels", "layers", "summary", "saving", "files",
     "distribution", "losses", "schedules", "optimizers", "metrics", "datasets", "recipes",
     "tensors", "weights", "visualization", "inspection", "preprocessing", "foreign", "backbones",
     "models", "presets", "pipeline", "inference", "journal", "evaluation", "report", "export",

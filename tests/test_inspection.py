@@ -243,3 +243,13 @@ def test_an_empty_split_is_a_problem(root):
 def test_weights_of_an_unknown_split_are_refused_with_the_known_ones(root):
     with pytest.raises(ValueError, match="'trian'.*train, val"):
         inspect(root).class_weights("trian")
+
+
+def test_an_inspection_shows_itself_shortly_and_in_a_notebook_as_tables(root):
+    (root / "classes.txt").write_text("<sky>\nroad\ncar\ntree\n", "utf-8")
+    found = inspect(root)
+    assert repr(found) == f"<Inspection of {root.name}: 0 problems, 0 notes>"
+    shown = found._repr_html_()
+    assert shown.count("<table>") == 2 and "&lt;sky&gt;" in shown and "<sky>" not in shown
+    assert ">32x24 (2)</td>" in shown and shown.count(">25.00</td>") == 8
+    assert "training would be safe." in shown

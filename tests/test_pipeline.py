@@ -715,3 +715,10 @@ def test_an_id_that_is_no_class_is_named_when_it_is_reached(tmp_path, loader):
     error = ValueError if loader == "pillow" else tf.errors.InvalidArgumentError
     with pytest.raises(error, match=r"masks/train/1.png holds the label ids \[9\]"):
         batches(found)
+
+
+def test_the_repr_of_batches_is_one_short_line(noise):
+    found = repr(make_dataset(noise, "train", 8, batch_size=2, loader="pillow"))
+    # 7 samples, the last of which no batch of two has.
+    plan = f"<Plan of {noise.name!r}, train: 7 samples in 3 batches of 2, 8x8>"
+    assert found == f"<PillowDataset of {plan}>"

@@ -530,3 +530,18 @@ def test_the_command_measures_in_a_fresh_process(capsys):
 def test_the_command_names_what_is_wrong(capsys, arguments, message):
     code, _, error = call(capsys, *arguments)
     assert code == 1 and error.startswith("keras-sanet: error: ") and message in error
+
+
+def test_a_summary_shows_itself_shortly_and_in_a_notebook_as_a_table():
+    summary = Summary(model_of(layers.Conv2D(5, 1, name="a")))
+    # 24 positions x 4 x 5; 4 x 5 weights and 5 biases.
+    assert repr(summary) == "<Summary of model: 4x6x4, batch 1: 25 parameters, 0.000 GMAC>"
+    shown = summary._repr_html_()
+    assert shown.count("<table>") == 1 and shown.count("<tr>") == 3
+    assert ">Conv2D</td>" in shown and ">100.0 %</td>" in shown and "25 parameters" in shown
+
+
+def test_a_notebook_shows_table_2_as_a_table():
+    table = TableII(["PSPNet-50"])
+    assert repr(table).startswith("<TableII: PSPNet-50 on ")
+    assert "<th" in table._repr_html_() and ">PSPNet-50</td>" in table._repr_html_()

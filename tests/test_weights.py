@@ -223,6 +223,7 @@ def test_what_fits_is_loaded_without_strict_and_the_rest_reported(state, tmp_pat
     assert report.shapes == {"conv1.weight": ((7, 7, 3, 8), (7, 7, 3, 16))}
     # 12 convolutions with 5 values each are 60, less the missing one and the one of another shape.
     assert len(report.loaded) == 58
+    assert repr(report) == f"<Report of {path}: 58 of 60 arrays of tiny loaded, 1 unexpected>"
     assert str(report).splitlines() == [
         f"{path}: 58 of 60 arrays of tiny loaded",
         "  bn1.running_var: missing in the file",

@@ -15,8 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from keras_sanet.tables import html_lines, html_table
+
 VOID = 255
 LARGEST_ID = 65535  # of a mask file
+_REPR_NAMES = 60  # characters of the names of the classes in a repr
 _IMAGE_MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "PA", "CMYK", "YCbCr")
 _MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
 _VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
@@ -65,7 +68,7 @@ class Sample:
     mask: Path | Frame | None = None
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Dataset:
     """A data set on disk.
 
@@ -102,6 +105,30 @@ class Dataset:
         self._table = np.full(LARGEST_ID + 1, -1, "int16")
         for file_id, class_id in self.class_ids.items():
             self._table[file_id] = class_id
+
+    def __repr__(self):
+        splits = ", ".join(f"{split} {len(samples)}" for split, samples in self.splits.items())
+        names = ", ".join(self.class_names)
+        names = names if len(names) <= _REPR_NAMES else f"{names[:_REPR_NAMES]}..."
+        return (
+            f"<Dataset {self.name!r}: {self.num_classes} classes ({names}); samples: "
+            f"{splits or 'none'}>"
+        )
+
+    def _repr_html_(self):
+        splits = [
+            (split, len(samples), self.counts.get(split, ""))
+            for split, samples in self.splits.items()
+        ]
+        classes = [
+            (index, name, *colour)
+            for index, (name, colour) in enumerate(zip(self.class_names, self.palette))
+        ]
+        return (
+            html_lines([f"Dataset {self.name!r}, {self.num_classes} classes"])
+            + html_table(["split", "samples", "official"], splits)
+            + html_table(["id", "class", "red", "green", "blue"], classes, left=2)
+        )
 
     @classmethod
     def of(cls, info, splits, class_ids):

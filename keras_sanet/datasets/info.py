@@ -3,7 +3,7 @@
 import dataclasses
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Info:
     """Facts of a data set.
 
@@ -24,6 +24,9 @@ class Info:
     licence: str
     citation: str
     url: str
+
+    def __repr__(self):
+        return f"<Info of {self.name!r}: {self.title}, {len(self.classes)} classes>"
 
     def not_found(self, root):
         """The error of a folder that does not hold the set."""

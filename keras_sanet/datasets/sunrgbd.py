@@ -83,7 +83,7 @@ class _Map(Frame):
         return array
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class _Export(Dataset):
     """Label files whose first id can't be seen from their names."""
 

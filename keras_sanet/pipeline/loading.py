@@ -13,7 +13,7 @@ from keras_sanet.pipeline.pillow import PillowDataset, augment
 from keras_sanet.pipeline.sampling import Augmentation, order
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Plan:
     """What both loaders carry out: which samples, in which order, with which draws.
 
@@ -38,6 +38,14 @@ class Plan:
     skip: int = 0  # batches left out at the beginning of an epoch
     errors: dict = dataclasses.field(default_factory=dict)  # name of an image -> its error
     raised: list = dataclasses.field(default_factory=list)
+
+    def __repr__(self):
+        size = self.augmentation.crop_size
+        return (
+            f"<Plan of {self.dataset.name!r}, {self.split}: {len(self.samples)} samples in "
+            f"{len(self)} batches of {self.batch_size}, "
+            f"{'of any size' if size is None else 'x'.join(map(str, size))}>"
+        )
 
     def __len__(self):
         whole, rest = divmod(len(self.samples), self.batch_size)

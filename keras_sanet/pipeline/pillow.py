@@ -30,6 +30,9 @@ class PillowDataset(keras.utils.PyDataset):
         self._ready = {}  # index of a batch -> its future
         self.set_epoch(0)
 
+    def __repr__(self):
+        return f"<PillowDataset of {self.plan!r}>"
+
     def set_epoch(self, epoch):
         for batch in self._ready.values():
             batch.cancel()

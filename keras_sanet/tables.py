@@ -1,0 +1,31 @@
+"""Tables as HTML, for results that show themselves in a notebook."""
+
+import html
+
+
+def html_table(titles, rows, left=1):
+    """A table of texts, escaped.
+
+    Args: titles, of the columns. rows, of cells. left, how many columns are flush left; the others,
+        numbers, flush right.
+    """
+
+    def row(cells, tag):
+        sides = ["left" if index < left else "right" for index in range(len(titles))]
+        return "".join(
+            f'<{tag} style="text-align: {side}">{html.escape(str(cell))}</{tag}>'
+            for side, cell in zip(sides, cells)
+        )
+
+    body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)
+    return f"<table><thead><tr>{row(titles, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def html_lines(lines):
+    """Lines of text, escaped."""
+    return "".join(f"<div>{html.escape(line)}</div>" for line in lines)
+
+
+def rich_cells(table):
+    """Titles and rows of a `rich.table.Table`."""
+    return [c.header for c in table.columns], list(zip(*(c.cells for c in table.columns)))
