@@ -13,10 +13,12 @@ import collections
 import io
 import json
 import lzma
+import math
 import pickle
 import struct
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -40,10 +42,12 @@ _DTYPES = (
 )
 _OF_SAFETENSORS = {theirs: dtype for dtype, theirs, _ in _DTYPES}
 _OF_PYTORCH = {f"torch {theirs}": dtype for dtype, _, theirs in _DTYPES}
-_LONGEST_HEADER = 10**7  # bytes; a thousand tensors take some 100,000
+_LONGEST_HEADER = 2**21  # bytes, of a pickle too; a thousand tensors take some 200,000
+_MOST_AXES = 64  # NumPy's
 _MAGIC = 0x1950A86A20F9469CFC6C  # of PyTorch's files before version 1.6
 _DAMAGED = (
     ArithmeticError,
+    AssertionError,
     AttributeError,
     EOFError,
     LookupError,
@@ -101,34 +105,75 @@ def _array(data, dtype):
     return np.frombuffer(data, dtype)
 
 
+def _itemsize(dtype):
+    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
+
+
+def _are_sizes(values):
+    """Whether it is a list of integers that can be sizes. (Larger ones take long to multiply.)"""
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) <= _MOST_AXES
+        and all(type(value) is int and 0 <= value < 2**48 for value in values)
+    )
+
+
 def _read_safetensors(file, limit):
     length = int.from_bytes(file.read(8), "little")
     if length > _LONGEST_HEADER:
         raise ValueError(f"its header would take {length:,} bytes, more than {_LONGEST_HEADER:,}.")
-    header = json.loads(file.read(length))
+    header = json.loads(file.read(length), object_pairs_hook=_no_name_twice)
+    if not isinstance(header, dict):
+        raise ValueError("its header is no dict of tensors.")
     header.pop("__metadata__", None)
-    size = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if size > limit:
-        raise ValueError(
-            f"its tensors would take {size:,} bytes, and {limit:,} are far more than enough here."
-        )
-    data = memoryview(file.read(size))
-    if len(data) < size:
-        raise ValueError(f"it ends after {len(data):,} of {size:,} bytes of tensors.")
-    arrays, start = {}, 0
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        if entry["dtype"] not in _OF_SAFETENSORS:
-            raise ValueError(f"{name} is of the unknown dtype {entry['dtype']}.")
-        begin, end = entry["data_offsets"]
-        if begin != start or end < begin:  # the same bytes under many names would grow
+    spans = {name: _span(name, entry) for name, entry in header.items()}
+    start = 0
+    for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
+        if begin != start:  # the same bytes under many names would grow
             raise ValueError(
                 f"{name} takes its bytes {begin} to {end}, where each must begin as the one before "
                 f"ends, here at {start}."
             )
         start = end
-        flat = _array(data[begin:end], _OF_SAFETENSORS[entry["dtype"]])
-        arrays[name] = flat.reshape(entry["shape"])
-    return arrays
+    if start > limit:
+        raise ValueError(
+            f"its tensors would take {start:,} bytes, and {limit:,} are far more than enough here."
+        )
+    data = memoryview(file.read(start))
+    if len(data) < start:
+        raise ValueError(f"it ends after {len(data):,} of {start:,} bytes of tensors.")
+    return {
+        name: _array(data[slice(*spans[name])], _OF_SAFETENSORS[entry["dtype"]]).reshape(
+            entry["shape"]
+        )
+        for name, entry in header.items()
+    }
+
+
+def _no_name_twice(pairs):
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("its header has a name twice.")
+    return found
+
+
+def _span(name, entry):
+    """First byte of a tensor and the one after its last, as its entry in the header says."""
+    if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
+        raise ValueError(f"{name} is no tensor with dtype, shape and data_offsets.")
+    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in _OF_SAFETENSORS:
+        raise ValueError(f"{name} is of the unknown dtype {dtype!s:.60}.")
+    if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
+        raise ValueError(f"{name} has a shape or offsets that are no lists of sizes.")
+    begin, end = offsets
+    needed = math.prod(shape) * _itemsize(_OF_SAFETENSORS[dtype])
+    if end - begin != needed:
+        raise ValueError(
+            f"{name} takes its bytes {begin} to {end}, where its shape {shape} of {dtype} takes "
+            f"{needed:,}."
+        )
+    return begin, end
 
 
 def _read_h5(path):
@@ -149,19 +194,30 @@ class _Tensor:
     """A tensor as PyTorch saves it: storage, offset, shape and strides, counted in values."""
 
     def __init__(self, storage, offset, shape, strides, *_):
+        if not isinstance(storage, _Storage):
+            raise ValueError("a tensor has no storage.")
+        if not _are_sizes((offset,)) or not (_are_sizes(shape) and _are_sizes(strides)):
+            raise ValueError("a tensor has an offset, a shape or strides that are no sizes.")
+        if len(shape) != len(strides):
+            raise ValueError("a tensor has another number of strides than of axes.")
         self.storage, self.offset, self.shape, self.strides = storage, offset, shape, strides
 
     def array(self, values):
         """It as a view of its storage, a flat array."""
-        spans = ((size - 1) * stride for size, stride in zip(self.shape, self.strides))
-        last = self.offset + sum(spans)
-        reaches_out = 0 not in self.shape and last >= len(values)
-        if reaches_out or min((self.offset, *self.shape, *self.strides)) < 0:
+        last = self.offset + sum((size - 1) * step for size, step in zip(self.shape, self.strides))
+        if 0 not in self.shape and last >= len(values):
             raise ValueError("a tensor reaches out of its storage.")
         steps = [stride * values.itemsize for stride in self.strides]
         return np.lib.stride_tricks.as_strided(
             values[self.offset :], self.shape, steps, writeable=False
         )
+
+
+class _Storage(NamedTuple):
+    """The flat array that tensors are views of."""
+
+    dtype: str
+    key: str
 
 
 class _Unpickler(pickle._Unpickler):  # in Python: C's memo is an array, as long as a file asks
@@ -170,37 +226,77 @@ class _Unpickler(pickle._Unpickler):  # in Python: C's memo is an array, as long
 
     dispatch = dict(pickle._Unpickler.dispatch)
     del dispatch[pickle.BYTEARRAY8[0]]  # allocates before it reads
-
-    _KNOWN = {
-        "collections OrderedDict": collections.OrderedDict,
-        "torch._utils _rebuild_tensor_v2": _Tensor,
-        "torch._utils _rebuild_parameter": lambda tensor, *_: tensor,
-        **_OF_PYTORCH,
-    }
+    del dispatch[pickle.EMPTY_SET[0]], dispatch[pickle.FROZENSET[0]]  # of keys as in _check_keys
 
     def __init__(self, file, storages):
         super().__init__(file)
         self._storages = storages
 
     def find_class(self, module, name):
-        if f"{module} {name}" not in self._KNOWN:
+        if f"{module} {name}" not in _KNOWN:
             raise ValueError(
-                f"it holds {module}.{name}, and tensors alone are read. Of a file that you trust, "
-                "PyTorch can save them: torch.save(state_dict, ...)."
+                f"it holds {module:.80}.{name:.80}, and tensors alone are read. Of a file that you "
+                "trust, PyTorch can save them: torch.save(state_dict, ...)."
             )
-        return self._KNOWN[f"{module} {name}"]
+        return _KNOWN[f"{module} {name}"]
 
     def load_build(self):
-        if not isinstance(self.stack[-2], collections.OrderedDict):  # with its `_metadata`
+        if not isinstance(self.stack[-2], collections.OrderedDict):
             raise ValueError("it sets attributes of what is no state dict.")
-        super().load_build()
+        self.stack.pop()  # `_metadata`, which nobody reads
+
+    def load_dict(self):
+        _check_keys(self.stack[::2])
+        super().load_dict()
+
+    def load_setitem(self):
+        _check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    def load_setitems(self):
+        _check_keys(self.stack[::2])
+        super().load_setitems()
 
     dispatch[pickle.BUILD[0]] = load_build
+    dispatch[pickle.DICT[0]] = load_dict
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
 
     def persistent_load(self, pid):
-        _, dtype, key, *_ = pid  # "storage", its class, key, device, number of values
-        self._storages[key] = dtype
-        return key
+        # "storage", its class, key, device, number of values
+        if not isinstance(pid, tuple) or len(pid) < 3 or pid[0] != "storage":
+            raise ValueError("it names a storage by what is no tuple of PyTorch's.")
+        storage = _Storage(*pid[1:3])
+        if (
+            not all(isinstance(word, str) for word in storage)
+            or storage.dtype not in _OF_PYTORCH.values()
+        ):
+            raise ValueError("it holds a storage whose key or dtype is none of PyTorch's.")
+        if self._storages.setdefault(storage.key, storage.dtype) != storage.dtype:
+            raise ValueError(f"it holds the storage {storage.key:.60} in two dtypes.")
+        return storage
+
+
+def _check_keys(keys):
+    """Keys of dicts. (Tuples can take forever to hash.)"""
+    for key in keys:
+        if not isinstance(key, (str, int, float, bytes, type(None))):
+            raise ValueError(f"it holds a dict with a key of the type {type(key).__name__}.")
+
+
+def _ordered_dict(items=()):
+    """As Python 2 pickled it, with its items."""
+    items = list(items)
+    _check_keys(key for key, _ in items)
+    return collections.OrderedDict(items)
+
+
+_KNOWN = {
+    "collections OrderedDict": _ordered_dict,
+    "torch._utils _rebuild_tensor_v2": _Tensor,
+    "torch._utils _rebuild_parameter": lambda tensor, *_: tensor,
+    **_OF_PYTORCH,
+}
 
 
 def _read_pth(path):
@@ -209,26 +305,34 @@ def _read_pth(path):
         is_zip = file.read(4) == b"PK\3\4"
     if is_zip:  # since PyTorch 1.6
         with zipfile.ZipFile(path) as archive:
-            if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
+            infos = archive.infolist()
+            stored = all(info.compress_type == zipfile.ZIP_STORED for info in infos)
+            if not stored or sum(info.file_size for info in infos) > path.stat().st_size:
                 raise ValueError("it is a zip that would grow, where PyTorch packs nothing.")
-            (pickled,) = (n for n in archive.namelist() if n.rpartition("/")[2] == "data.pkl")
+            (pickled,) = (info for info in infos if info.filename.rpartition("/")[2] == "data.pkl")
+            if pickled.file_size > _LONGEST_HEADER:
+                raise ValueError(
+                    f"its data.pkl has {pickled.file_size:,} bytes, more than {_LONGEST_HEADER:,}."
+                )
             value = _Unpickler(io.BytesIO(archive.read(pickled)), storages).load()
-            root = pickled.removesuffix("data.pkl")
+            root = pickled.filename.removesuffix("data.pkl")
             flat = {
                 key: _array(archive.read(f"{root}data/{key}"), dtype)
                 for key, dtype in storages.items()
             }
     else:  # five pickles, then the bytes of each storage after their number of values
         data = path.read_bytes()
-        stream = io.BytesIO(data)
+        stream = io.BytesIO(data[:_LONGEST_HEADER])
         if _Unpickler(stream, {}).load() != _MAGIC:
             raise ValueError("it is not of PyTorch.")
         _, _, value, keys = (_Unpickler(stream, storages).load() for _ in range(4))
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise ValueError("its list of storages is none.")
         flat, start = {}, stream.tell()
         for key in keys:
             dtype = storages[key]
             count = int.from_bytes(data[start : start + 8], "little")
-            end = start + 8 + count * (2 if dtype == "bfloat16" else np.dtype(dtype).itemsize)
+            end = start + 8 + count * _itemsize(dtype)
             if end > len(data):
                 raise ValueError(f"it ends after {len(data):,} of {end:,} bytes.")
             flat[key] = _array(memoryview(data)[start + 8 : end], dtype)
@@ -236,8 +340,10 @@ def _read_pth(path):
     for key in ("state_dict", "model"):  # as training scripts wrap it
         if isinstance(value, dict) and isinstance(value.get(key), dict):
             value = value[key]
+    if not isinstance(value, dict):
+        raise ValueError(f"it holds no state dict, but a {type(value).__name__}.")
     return {
-        name: tensor.array(flat[tensor.storage])
+        name: tensor.array(flat[tensor.storage.key])
         for name, tensor in value.items()
-        if isinstance(tensor, _Tensor)
+        if isinstance(tensor, _Tensor) and isinstance(name, str)
     }
