@@ -38,7 +38,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sanet import backend, distribution, models
+from keras_sanet import backend, distribution, models, saving
 from keras_sanet.metrics import assign_sum
 from keras_sanet.optimizers import averaged_weights
 from keras_sanet.saving import replacing
@@ -206,14 +206,17 @@ def place(path):
     if not Path(path).is_file():
         return Place()
     try:
-        with zipfile.ZipFile(path) as archive, np.load(io.BytesIO(archive.read(_PLACE))) as found:
-            arrays = {
-                kind: [found[name] for name in found.files if name.startswith(kind)]
-                for kind in _ARRAYS
-            }
-            ended = int(archive.read(_ENDED)) if _ENDED in archive.namelist() else 0
-            return Place(int(found["epoch"]), int(found["step"]), ended, **arrays)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        members = saving.check_state(path, (_PLACE, _ENDED))
+        found = saving.arrays(members[_PLACE])
+        numbers = dict(found)
+        where = int(numbers["epoch"]), int(numbers["step"]), int(members.get(_ENDED, 0))
+        if min(where) < 0:
+            raise ValueError(f"it is of epoch {where[0]}, step {where[1]}")
+        arrays = {
+            kind: [array for name, array in found if name.startswith(kind)] for kind in _ARRAYS
+        }
+        return Place(*where, **arrays)
+    except Exception as error:  # whatever zipfile, h5py and NumPy make of damage
         raise _damaged(path, error) from error
 
 

@@ -6,23 +6,37 @@ for, and what Keras refuses only in some versions, is refused here before Keras 
 """
 
 import contextlib
+import errno
+import functools
 import hashlib
+import inspect
+import io
 import json
 import math
 import os
 import re
 import shutil
+import sys
 import threading
 import zipfile
 from pathlib import Path
 
 import keras
+import numpy as np
+from keras.src.saving.serialization_lib import SafeModeScope
 
 _MEMBERS = ("config.json", "metadata.json", "model.weights.h5")
-_CONFIG_BYTES = 4 << 20  # SANet with the largest backbone has 0.4 MB
-_LARGEST = 1 << 20  # integer of a config: filters, units, sizes
+_CONFIG_BYTES = 4 << 20  # SANet with EfficientNetV2-L, the longest known, has 1 MB
+_LARGEST = 1 << 20  # number of a config: filters, units, sizes
 _ANY_SIZE = ("seed", "shared_object_id")
+_MOST_VALUES_OF_A_SHAPE = 1 << 27  # 6,600 x 6,600 pixels of RGB
+_DEEPEST = 40  # lists and dicts in one another; a model in a model takes five
 SLACK = 1024  # values of variables that no file need hold, such as a generator's state
+_MOST_LAYERS = 1 << 12  # EfficientNetV2-L has 1,028
+_MOST_INTEGERS = 1 << 8  # in a list: taps, bins, blocks of stages
+# What is made while a model is built: of each layer of SANet with EfficientNetV2-L, three and two.
+_MOST_CALLS = 1 << 14  # layers, and calls of them
+_MOST_TENSORS = 1 << 15  # shapes of maps
 _TRUST = "A file that you trust: `keras.saving.load_model`."
 
 # What a config may name: of Keras, what networks on images are made of and what only computes.
@@ -47,6 +61,7 @@ _CLASSES = {
     "Sign Sin Sqrt Square Subtract Tanh Transpose TrueDivide",
 }
 _KNOWN = {(module, name) for module, names in _CLASSES.items() for name in names.split()}
+_NO_CLASSES = ("__keras_tensor__", "__slice__", "__ellipsis__")  # x and x[:, 1:], x[..., 0]
 _OURS = "keras_sanet"
 # Modules of backbones and of their layers; registered where their package is imported. No others:
 # aliases such as keras-cv's ResNet50Backbone download weights, processors and tokenizers read the
@@ -76,22 +91,62 @@ def load_model(path):
         raise FileNotFoundError(f"There is no model file {path}.")
     if path.suffix != ".keras":
         raise ValueError(f"{path} must end in .keras to be loaded as a model. {_TRUST}")
+    config, count, _ = _read(path)
     try:
-        with zipfile.ZipFile(path) as archive:
-            _check_members(path, archive)
-            config = json.loads(archive.read("config.json"))
-            with archive.open("model.weights.h5") as weights:
-                count = _count(path, weights, archive.getinfo("model.weights.h5").file_size)
+        # Neither what the caller has named for files of its own, nor its trust in them.
+        with keras.saving.CustomObjectScope({}), SafeModeScope(True), at_most(count + SLACK):
+            _check_config(path, config)
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
     except _Refused:
         raise
-    except (zipfile.BadZipFile, RecursionError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged, or is no .keras file: {error}.") from error
-    _check_config(path, config)
-    try:
-        with at_most(count + SLACK):
-            return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # whatever a crafted config makes layers raise
-        raise ValueError(f"{path} can't be loaded: {error}") from error
+        raise ValueError(f"{path} can't be loaded: {_short(error)} {_TRUST}") from None
+
+
+def load_weights(model, path):
+    """Loads the weights in a `.keras` file into a model like that in it; its config is not looked
+    at.
+
+    Raises: as `load_model`; ValueError that names the file, where the weights are others.
+    """
+    _read(Path(path))
+    try:
+        model.load_weights(path)
+    except Exception as error:  # of Keras and h5py
+        raise ValueError(f"{path} is not of this model: {_short(error)}") from None
+
+
+def check_state(path, members):
+    """Checks a `.keras` file whose weights alone are to be loaded, whatever its config.
+
+    Args: path, of the file; members, names of what else it may hold.
+    Returns: dict from the names of those that it holds to their bytes.
+    Raises: as `load_model`.
+    """
+    return _read(Path(path), members)[2]
+
+
+def arrays(content):
+    """The arrays of a `.npz` file, given as bytes, which take no more than these.
+
+    Returns: list of names and arrays. Raises: ValueError.
+    """
+    found = []
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if not _is_stored(archive, len(content)):
+            raise ValueError("its arrays are compressed.")
+        for info in archive.infolist():
+            stream = io.BytesIO(archive.read(info))
+            np.lib.format.read_magic(stream)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+            left = info.file_size - stream.tell()
+            sizes = all(type(size) is int and size >= 0 for size in shape)
+            if not _is_number(dtype) or not sizes or math.prod(shape) * dtype.itemsize != left:
+                raise ValueError(f"{info.filename} holds no numbers, or not as many as it says.")
+            stream.seek(0)
+            name = info.filename.removesuffix(".npy")
+            found.append((name, np.lib.format.read_array(stream, allow_pickle=False)))
+    return found
 
 
 def check_weights(path):
@@ -113,8 +168,8 @@ def check_weights(path):
             return _count(path, file, path.stat().st_size)
     except _Refused:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is damaged, or is no HDF5 file: {error}.") from error
+    except Exception as error:  # whatever h5py makes of damage
+        raise ValueError(f"{path} is damaged, or is no HDF5 file: {_short(error)}") from error
 
 
 def digest(path, algorithm="sha256"):
@@ -128,36 +183,63 @@ def digest(path, algorithm="sha256"):
 
 @contextlib.contextmanager
 def at_most(count):
-    """Context in which Keras creates variables of at most `count` values in all.
+    """Context in which Keras creates variables of at most `count` values in all, no more layers and
+    calls than any real model, and computes nothing else.
 
-    The variable that would be one too many raises ValueError before it is allocated. Variables of
-    other threads are not counted; such contexts run one after another.
+    What would be one too many raises ValueError before it is allocated. Other threads are not
+    counted; such contexts run one after another.
     """
-    variable, thread, left = keras.Variable, threading.get_ident(), count
+    left = {"value": count, "layer or call": _MOST_CALLS, "tensor": _MOST_TENSORS}
+    limits = dict(left)
 
-    def checked(self, initializer, shape=None, *args, **kwargs):
-        nonlocal left
+    def take(what, number=1, of=""):
+        left[what] -= number
+        if left[what] < 0:
+            raise ValueError(f"{of}{limits[what]:,} {what}s in all are allowed here.")
+
+    def variable(self, initializer, shape=None, *args, **kwargs):
+        asked = shape if callable(initializer) or isinstance(initializer, str) else None
+        asked = getattr(initializer, "shape", ()) if asked is None else asked
+        of = f"A variable of the shape {tuple(asked)} is one too many: "
+        take("value", math.prod(asked), of)
+
+    def normalization(self, input_shape):
+        if self.input_mean is not None and input_shape:  # it fills these axes with them
+            values = math.prod(input_shape[axis] or 1 for axis in self.axis)
+            if values > _LARGEST:
+                raise ValueError(f"{self.name} asks for {values:,} means, more than {_LARGEST:,}.")
+
+    def device(name):
+        # Where a layer fails without data, Keras tries it again with some, of any size.
+        if name != "meta":
+            raise ValueError(f"{_short(sys.exc_info()[1])}")
+
+    with _ONE_AT_A_TIME, contextlib.ExitStack() as stack:
+        before = functools.partial(_before, stack)
+        before(keras.Variable, "__init__", variable)
+        before(keras.Operation, "__init__", lambda *_, **__: take("layer or call"))
+        before(keras.Operation, "__call__", lambda *_, **__: take("layer or call"))
+        before(keras.KerasTensor, "__init__", lambda *_, **__: take("tensor"))
+        before(keras.layers.Normalization, "build", normalization)
+        if keras.backend.backend() == "torch":
+            before(sys.modules["keras.src.backend.torch.core"], "device_scope", device)
+        yield
+
+
+def _before(stack, owner, name, check):
+    """Until the stack is closed, calls of a method or function by this thread are first checked."""
+    own, original, thread = name in vars(owner), getattr(owner, name), threading.get_ident()
+
+    @functools.wraps(original)
+    def checked(*args, **kwargs):
         if threading.get_ident() == thread:
-            asked = shape if callable(initializer) or isinstance(initializer, str) else None
-            asked = getattr(initializer, "shape", ()) if asked is None else asked
-            left -= math.prod(asked)
-            if left < 0:
-                raise ValueError(
-                    f"A variable of the shape {tuple(asked)} is one too many: {count:,} values in "
-                    "all are allowed here."
-                )
-        original(self, initializer, shape, *args, **kwargs)
+            check(*args, **kwargs)
+        return original(*args, **kwargs)
 
-    with _ONE_AT_A_TIME:
-        own, original = "__init__" in vars(variable), variable.__init__
-        variable.__init__ = checked
-        try:
-            yield
-        finally:
-            if own:
-                variable.__init__ = original
-            else:
-                del variable.__init__
+    if name == "__init__":  # which Keras asks for its arguments
+        checked.__signature__ = inspect.signature(original)
+    setattr(owner, name, checked)
+    stack.callback(*((setattr, owner, name, original) if own else (delattr, owner, name)))
 
 
 @contextlib.contextmanager
@@ -177,21 +259,38 @@ def replacing(path):
     run = f"{os.getpid()}-{threading.get_ident()}"
     new, old = path.with_name(f".new-{run}-{path.name}"), path.with_name(f".old-{run}-{path.name}")
     try:
-        yield new
-        if new.exists():
-            _sync(new)
-            if new.is_dir() and path.is_dir():
-                os.rename(path, old)
-            os.replace(new, path)
-            _sync_entry(path.parent)
-    except BaseException as error:
-        if isinstance(error, OSError) and error.errno and not error.filename:
-            error.filename = str(path)  # as of a full disk
+        with full_disk_told(path):
+            yield new
+            if new.exists():
+                _sync(new)
+                if new.is_dir() and path.is_dir():
+                    os.rename(path, old)
+                os.replace(new, path)
+                _sync_entry(path.parent)
+    except BaseException:
         if old.exists() and not path.exists():
             os.rename(old, path)
         remove(new)
         raise
     remove(old)
+
+
+@contextlib.contextmanager
+def full_disk_told(path):
+    """Context in which a full disk is an OSError that names the file or folder `path`.
+
+    HDF5 and TensorFlow say it in the texts of errors of their own.
+    """
+    try:
+        yield
+    except Exception as error:
+        told, number = error, getattr(error, "errno", None)
+        while told is not None and number not in _FULL:
+            number = next((n for n in _FULL if os.strerror(n) in str(told)), None)
+            told = told.__cause__ or told.__context__
+        if number not in _FULL:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def remove(path):
@@ -203,27 +302,47 @@ def remove(path):
 
 
 _ONE_AT_A_TIME = threading.RLock()
+# No space left on the disk, in a file, or of a user's.
+_FULL = [getattr(errno, name) for name in ("ENOSPC", "EFBIG", "EDQUOT") if hasattr(errno, name)]
 
 
 class _Refused(ValueError):
     """What was found in a file that is not damaged."""
 
 
-def _check_members(path, archive):
+def _short(error):
+    """An error's text without the middle: Keras's may quote all of a config, many times over."""
+    text = re.sub(r"\x1b\[\d*m", "", str(error))  # bold
+    return text if len(text) <= 1000 else f"{text[:600]} ... {text[-400:]}"
+
+
+def _read(path, members=()):
+    """What a `.keras` file holds, once it was checked: its config, the number of values of its
+    weights, and the bytes of other members by name."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_members(path, archive, members)
+            config = json.loads(archive.read("config.json"))
+            with archive.open("model.weights.h5") as weights:
+                count = _count(path, weights, archive.getinfo("model.weights.h5").file_size)
+            held = set(archive.namelist())
+            return config, count, {n: archive.read(n) for n in members if n in held}
+    except _Refused:
+        raise
+    except Exception as error:  # whatever zipfile and h5py make of damage
+        raise ValueError(f"{path} is damaged, or is no .keras file: {_short(error)}.") from error
+
+
+def _check_members(path, archive, more):
     """The members that Keras writes, stored as they are: then nothing can swell."""
-    infos = archive.infolist()
-    names = sorted(info.filename for info in infos)
-    if names != sorted(_MEMBERS):
+    names = sorted(archive.namelist())
+    if names != sorted({*_MEMBERS, *(name for name in more if name in names)}):
         raise _Refused(
-            f"{path} must hold {', '.join(_MEMBERS)} and nothing else. It holds: "
+            f"{path} must hold {', '.join((*_MEMBERS, *more))} and nothing else. It holds: "
             f"{', '.join(map(repr, names[:10]))}{', ...' if len(names) > 10 else ''}. {_TRUST}"
         )
-    stored = all(
-        info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
-        for info in infos
-    )
-    total = sum(info.file_size for info in infos)
-    if not stored or total > path.stat().st_size:
+    if not _is_stored(archive, path.stat().st_size):
+        total = sum(info.file_size for info in archive.infolist())
         raise _Refused(
             f"{path} is compressed, {total:,} bytes in a file of {path.stat().st_size:,}. Keras "
             f"writes it uncompressed. {_TRUST}"
@@ -236,14 +355,26 @@ def _check_members(path, archive):
         )
 
 
+def _is_stored(archive, size):
+    """Whether nothing in a zip of so many bytes is compressed, or there twice."""
+    infos = archive.infolist()
+    stored = all(
+        info.compress_type == zipfile.ZIP_STORED and info.compress_size == info.file_size
+        for info in infos
+    )
+    return stored and sum(info.file_size for info in infos) <= size
+
+
 def _check_config(path, config):
-    """Known classes alone, and no integer that asks for too much."""
+    """Known classes alone, and nothing that asks for too much."""
     if not isinstance(config, dict):
         raise _Refused(f"The config.json in {path} must hold a model. It holds: {config!r:.60}.")
     config.pop("compile_config", None)  # of the model itself, which Keras leaves out as we do
-    left = [("", config)]
+    left, layers = [("", config, 1)], 0
     while left:
-        key, value = left.pop()
+        key, value, depth = left.pop()
+        if depth > _DEEPEST:
+            raise _Refused(f"{path} is nested more than {_DEEPEST} deep, at {key:.60}. {_TRUST}")
         if isinstance(value, dict):
             if "class_name" in value:
                 _check_class(path, value)
@@ -252,13 +383,70 @@ def _check_config(path, config):
                     f"{path} holds a compiled model inside the model, whose optimizer is refused. "
                     f"{_TRUST}"
                 )
-            left += value.items()
+            names = _NAMES if "class_name" in value else ()
+            left += [(k, v, depth + 1) for k, v in value.items() if k not in names]
         elif isinstance(value, list):
-            left += [(key, entry) for entry in value]
-        elif isinstance(value, (int, float)) and abs(value) > _LARGEST and key not in _ANY_SIZE:
+            _check_list(path, key, value)
+            layers += len(value) if key == "layers" else 0
+            if layers > _MOST_LAYERS:
+                raise _Refused(f"{path} has more than {_MOST_LAYERS:,} layers. {_TRUST}")
+            left += [(key, entry, depth + 1) for entry in value]
+        elif isinstance(value, str):
+            if keras.saving.get_registered_object(value) is not None:
+                raise _Refused(
+                    f"{path} asks for {key:.60}={value!r}, which is registered with Keras, and may "
+                    f"be anything. {_TRUST}"
+                )
+        elif key in _ANY_SIZE:
+            continue
+        elif isinstance(value, (int, float)) and not abs(value) <= _LARGEST:  # NaN too
             raise _Refused(
-                f"{path} asks for {key}={value}. At most {_LARGEST} is allowed. {_TRUST}"
+                f"{path} asks for {key:.60}={value!r:.60}. At most {_LARGEST} is allowed. {_TRUST}"
             )
+
+
+_NAMES = ("module", "class_name", "registered_name")
+
+
+def _check_list(path, key, value):
+    """A shape whose values are not too many, or calls of a layer with maps, so that building it
+    computes nothing."""
+    if key.endswith("shape"):
+        sizes = [size for size in value if isinstance(size, (int, float)) and size]
+        if not abs(math.prod(sizes)) <= _MOST_VALUES_OF_A_SHAPE:
+            raise _Refused(
+                f"{path} asks for {key:.60}={value!r:.100}. At most {_MOST_VALUES_OF_A_SHAPE:,} "
+                f"values are allowed. {_TRUST}"
+            )
+    if len(value) > _MOST_INTEGERS and all(type(entry) is int for entry in value):
+        raise _Refused(
+            f"{path} asks for a list of {len(value):,} integers, {key:.60}. At most "
+            f"{_MOST_INTEGERS} are allowed. {_TRUST}"
+        )
+    if key == "inbound_nodes":
+        for call in value:
+            arguments = [call.get(k) for k in ("args", "kwargs")] if isinstance(call, dict) else []
+            if not _has_tensor(arguments) or _has_matrix(arguments):
+                raise _Refused(
+                    f"{path} calls a layer without another's output, or with numbers: {call!r:.60}."
+                    f" {_TRUST}"
+                )
+
+
+def _has_tensor(value):
+    if isinstance(value, dict):
+        return value.get("class_name") == "__keras_tensor__" or _has_tensor([*value.values()])
+    return isinstance(value, list) and any(map(_has_tensor, value))
+
+
+def _has_matrix(value, dimensions=-1):
+    """Whether there are numbers in lists of lists, outside of what Keras describes by a class."""
+    if isinstance(value, dict):
+        nested = [] if "class_name" in value else value.values()
+        return any(_has_matrix(entry, -1) for entry in nested)
+    if isinstance(value, list):
+        return any(_has_matrix(entry, dimensions + 1) for entry in value)
+    return dimensions > 1 and isinstance(value, (int, float))
 
 
 def _check_class(path, config):
@@ -269,28 +457,30 @@ def _check_class(path, config):
         raise _Refused(f"{path} names a class by what is no text: {config!r:.60}. {_TRUST}")
     found = keras.saving.get_registered_object(registered)
     package = (registered or "").partition(">")[0]
-    if found is not None:
-        known = package == _OURS or _is_foreign_layer(package, found)
-    elif name == "__slice__":  # as of x[:, 1:]
-        bounds = config.get("config")
+    if name in _NO_CLASSES:
+        known = config.keys() == {"class_name", "config"}
+    elif found is not None:
+        known = (
+            isinstance(found, type)
+            and issubclass(found, keras.layers.Layer)
+            and (found.__name__, keras.saving.get_registered_name(found)) == (name, registered)
+            and (module or "").partition(".")[0] == found.__module__.partition(".")[0] == package
+            and (package == _OURS or re.fullmatch(_FOREIGN.get(package, ""), found.__module__))
+        )
+    else:
+        known = (module, name) in _KNOWN and registered in (None, name)
+    bounds = config.get("config")
+    if known and name == "__slice__":
         bounds = bounds.values() if isinstance(bounds, dict) else ("",)
         known = all(bound is None or isinstance(bound, int) for bound in bounds)
-    else:
-        known = (module, name) in _KNOWN or name == "__keras_tensor__"
+    if known and name == "Constant":  # which Keras multiplies by a variable's shape
+        known = isinstance(bounds, dict) and isinstance(bounds.get("value", 0), (int, float))
     if not known:
         missing = f" Import {package} first." if package in _FOREIGN and found is None else ""
         raise _Refused(
-            f"{path} holds {name!r} of {module!r} (registered as {registered!r}), which is not "
-            f"known to be safe to load from a stranger.{missing} {_TRUST}"
+            f"{path} holds {name!r:.80} of {module!r:.80} (registered as {registered!r:.80}), "
+            f"which is not known to be safe to load from a stranger.{missing} {_TRUST}"
         )
-
-
-def _is_foreign_layer(package, found):
-    return (
-        isinstance(found, type)
-        and issubclass(found, keras.layers.Layer)
-        and re.fullmatch(_FOREIGN.get(package, ""), found.__module__) is not None
-    )
 
 
 def _count(path, file, size):
@@ -308,10 +498,12 @@ def _count(path, file, size):
         left, seen = [("", opened)], set()
         while left:
             name, entry = left.pop()
+            if any(entry.attrs.get_id(key).shape != () for key in entry.attrs):
+                refuse(name, "an attribute of several values")
             if isinstance(entry, h5py.Group):
                 address = h5py.h5o.get_info(entry.id).addr
-                if address in seen:
-                    continue  # a group inside itself
+                if address in seen:  # inside itself, or read many times
+                    refuse(name, "a group with two names")
                 seen.add(address)
                 for key in entry:
                     link = entry.get(key, getlink=True)
@@ -327,8 +519,7 @@ def _count(path, file, size):
                 refuse(name, "a virtual dataset, of other files")
             elif entry.chunks is not None:
                 refuse(name, "a dataset in chunks")
-            # bfloat16 is stored as two bytes without a type.
-            elif entry.dtype.kind not in "biuf" and entry.dtype.str != "|V2":
+            elif not _is_number(entry.dtype):
                 refuse(name, f"a dataset of the type {entry.dtype}")
             elif entry.shape is None or entry.id.get_storage_size() != entry.nbytes:
                 refuse(name, f"a dataset of the shape {entry.shape} that is not stored whole")
@@ -337,6 +528,11 @@ def _count(path, file, size):
     if nbytes > size:  # the same bytes under many names
         refuse("all together", f"{nbytes:,} bytes of numbers in {size:,} bytes of file")
     return count
+
+
+def _is_number(dtype):
+    """(bfloat16 is stored as two bytes without a type.)"""
+    return dtype.kind in "biuf" or dtype.str == "|V2"
 
 
 def _sync(path):

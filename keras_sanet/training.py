@@ -7,7 +7,7 @@ from pathlib import Path
 
 import keras
 
-from keras_sanet import distribution, files, models, runs
+from keras_sanet import distribution, files, models, runs, saving
 from keras_sanet.arguments import integer
 from keras_sanet.evaluation import check_classes
 from keras_sanet.inference import gives_probabilities
@@ -284,7 +284,10 @@ def fit(
                     f"There is no {best}: no epoch's {PHASES[phase][0]} was a number (see "
                     f"{phase}.csv), or the file was removed."
                 )
-            model = keras.saving.load_model(best, compile=False)
+            # The config in the file may be anybody's, and that of the model is at hand.
+            model = models.without_auxiliary(model)
+            model = type(model).from_config(model.get_config())
+            saving.load_weights(model, best)
     if skipped.is_file():
         count = len(skipped.read_text("utf-8").splitlines())
         print(f"{count} images could not be read and did not count: {skipped}")

@@ -19,9 +19,12 @@ import h5py
 import keras
 import numpy as np
 import pytest
+from keras.src.saving import serialization_lib
+from keras.src.saving.serialization_lib import SafeModeScope
 from PIL import Image
 
-from keras_sanet import SANet, saving
+import keras_sanet
+from keras_sanet import SANet, metrics, saving
 from keras_sanet.datasets.files import frames, open_image
 
 SIZE = 32  # pixels a side
@@ -229,6 +232,161 @@ def test_a_known_class_name_with_another_registered_name_is_refused(good, tmp_pa
     assert ran == ["theirs"]
 
 
+# What Keras finds by other ways than module and class name. The first two loaded any class.
+
+
+def without_module(entry):
+    entry.update(class_name="Lambda", registered_name="keras_sanet>SegmentationOutput")
+    del entry["module"]  # then Keras goes by the class name, as for files of Keras 2
+
+
+def other_class(entry):
+    entry.update(class_name="Lambda", registered_name="keras_sanet>SegmentationOutput")
+
+
+def no_module(entry):
+    entry.update(module=None, registered_name="keras_sanet>SegmentationOutput")
+
+
+def other_module(entry):
+    entry.update(
+        module="os",
+        class_name="SegmentationOutput",
+        registered_name="keras_sanet>SegmentationOutput",
+    )
+
+
+def metric(entry):
+    name = keras.saving.get_registered_name(metrics.MeanIoU)
+    entry.update(
+        module=metrics.MeanIoU.__module__, class_name="MeanIoU", config={}, registered_name=name
+    )
+
+
+def function(entry):
+    entry["config"]["activity_regularizer"] = {
+        "module": "keras.src.layers.core.lambda_layer",
+        "class_name": "function",
+        "config": "Lambda",
+        "registered_name": "keras_sanet>SegmentationOutput",
+    }
+
+
+def special(name):
+    def edit(entry):
+        entry["config"]["seed"] = {
+            "module": "keras.layers",
+            "class_name": name,
+            "config": {"value": [1], "dtype": "float32"},
+            "registered_name": "keras_sanet>SegmentationOutput",
+        }
+
+    edit.__name__ = name
+    return edit
+
+
+SPECIALS = "tensor numpy bytes lambda typespec tuple keras_tensor slice builtins"
+WAYS = [
+    without_module,
+    other_class,
+    no_module,
+    other_module,
+    metric,
+    function,
+    *(special(f"__{name}__") for name in SPECIALS.split()),
+]
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_a_class_that_borrows_a_name_of_ours_is_refused(way, good, tmp_path):
+    path = crafted(good, tmp_path / "evil.keras", lambda c: way(layer(c, "dropout")))
+    with refusal("evil.keras holds .* not known to be safe to load from a stranger"):
+        saving.load_model(path)
+
+
+@pytest.fixture
+def gadget():
+    """A class of the caller's, registered, and what it was made with."""
+    ran = []
+
+    @keras.saving.register_keras_serializable(package="mine", name="AnyGadget")
+    class Gadget(keras.layers.Layer):
+        def __init__(self, command="theirs", **kwargs):
+            super().__init__(name=kwargs.get("name"))
+            ran.append(command)
+
+    yield Gadget, ran
+    del keras.saving.get_custom_objects()["mine>AnyGadget"]
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("classifier", "kernel_initializer"), ("dropout", "dtype")]
+)
+def test_a_text_that_is_registered_is_refused(name, key, gadget, good, tmp_path):
+    # Keras takes texts for names of what is registered, and makes one.
+    path = crafted(
+        good,
+        tmp_path / "evil.keras",
+        lambda c: layer(c, name)["config"].update({key: "mine>AnyGadget"}),
+    )
+    with contextlib.suppress(Exception):
+        keras.saving.load_model(path)
+    assert gadget[1] == ["theirs"] * (name == "classifier")
+    gadget[1].clear()
+    with refusal("evil.keras asks for .*='mine>AnyGadget', which is registered"):
+        saving.load_model(path)
+    assert not gadget[1]
+
+
+def test_a_name_of_ours_registered_for_another_class_is_refused(gadget, good, tmp_path):
+    registered = keras.saving.get_custom_objects()
+    ours = registered["keras_sanet>SegmentationOutput"]
+    registered["keras_sanet>SegmentationOutput"] = gadget[0]
+    try:
+        with refusal("evil.keras holds 'SegmentationOutput'"):
+            saving.load_model(crafted(good, tmp_path / "evil.keras"))
+    finally:
+        registered["keras_sanet>SegmentationOutput"] = ours
+    assert not gadget[1]
+
+
+def test_the_callers_own_names_for_classes_do_not_count(gadget, good):
+    with keras.saving.custom_object_scope({"Dropout": gadget[0], None: gadget[0]}):
+        assert saving.load_model(good).count_params() > 0
+    assert not gadget[1]
+
+
+@pytest.fixture
+def unsafe():
+    """Keras after `enable_unsafe_deserialization`."""
+    keras.config.enable_unsafe_deserialization()
+    yield
+    SafeModeScope(None).__enter__()
+
+
+def lambda_layer(config):
+    model = keras.Sequential([keras.layers.Lambda(lambda x: exit(x), output_shape=(1,))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        serialized = keras.saving.serialize_keras_object(model.layers[0])
+    becomes(layer(config, "dropout"), "keras.layers", "Lambda", serialized["config"])
+
+
+def test_code_is_refused_after_unsafe_deserialization_was_enabled(unsafe, good, tmp_path):
+    path = crafted(good, tmp_path / "evil.keras", lambda_layer)
+    with refusal("evil.keras holds 'Lambda'"):
+        saving.load_model(path)
+
+
+def test_keras_itself_refuses_code_while_it_loads_for_us(unsafe, good, tmp_path, monkeypatch):
+    # As if the list of classes let it through.
+    monkeypatch.setattr(saving, "_check_config", lambda path, config: None)
+    path = crafted(good, tmp_path / "evil.keras", lambda_layer)
+    with refusal("evil.keras can't be loaded: .*lambda"):
+        saving.load_model(path)
+    assert serialization_lib.in_safe_mode() is False  # as the caller had it
+
+
 def test_an_optimizer_inside_the_model_is_refused(good, tmp_path):
     # Keras drops the outer compile_config with compile=False, and builds an inner one.
     def edit(config):
@@ -293,6 +451,175 @@ def test_at_most_counts_nested_models_and_leaves_no_trace():
     with pytest.raises(ValueError, match="is one too many"), saving.at_most(exact - 1):
         small_sanet()
     keras.Variable(np.zeros(100))
+
+
+def bins(config):
+    layer(config, "pyramid_pooling")["config"]["bins"] = [1] * 20_000
+
+
+def many_layers(config):
+    config["config"]["layers"] += [{}] * 4096
+
+
+def large_input(config):
+    for entry in config["config"]["layers"]:
+        if entry["class_name"] == "InputLayer":
+            entry["config"]["batch_shape"] = [1, 12_000, 12_000, 3]
+
+
+def large_build(config):
+    layer(config, "classifier")["build_config"] = {"input_shape": [1, 12_000, 12_000, 3]}
+
+
+def deep(config):
+    for _ in range(20):
+        layer(config, "dropout")["config"] = {
+            "name": "dropout",
+            "a": [layer(config, "dropout")["config"]],
+        }
+
+
+def not_a_number(config):
+    layer(config, "dropout")["config"]["rate"] = float("nan")
+
+
+def unconnected(config):
+    layer(config, "dropout")["inbound_nodes"] = [{"args": [], "kwargs": {}}]
+
+
+def of_keras_2(config):
+    layer(config, "dropout")["inbound_nodes"] = [[["aggregator", 0, 0, {}]]]
+
+
+def of_numbers(config):
+    # A layer of numbers is computed when it is built: here 1 x 2^20 x 2^20 x 1 of them.
+    entry = layer(config, "dropout")
+    becomes(entry, "keras.layers", "UpSampling2D", {"size": [2**20, 2**20]})
+    entry["inbound_nodes"][0]["args"] = [[[[[1.0]]]]]
+
+
+def of_numbers_too(config):
+    of_numbers(config)
+    tensor = layer(config, "classifier")["inbound_nodes"][0]["args"][0]
+    layer(config, "dropout")["inbound_nodes"][0]["kwargs"] = {"mask": tensor}
+
+
+def of_many_values(config):
+    # Keras multiplies it by the shape of the variable.
+    layer(config, "classifier")["config"]["bias_initializer"] = {
+        "module": "keras.initializers",
+        "class_name": "Constant",
+        "config": {"value": [[1.0]] * 10_000},
+        "registered_name": None,
+    }
+
+
+ASKS = {
+    large_input: "asks for batch_shape=.1, 12000, 12000, 3.. At most 134,217,728 values",
+    large_build: "asks for input_shape=.1, 12000, 12000, 3.. At most",
+    deep: "is nested more than 40 deep",
+    not_a_number: "asks for rate=nan",
+    unconnected: "calls a layer without another's output",
+    of_keras_2: "calls a layer without another's output",
+    of_numbers: "calls a layer without another's output, or with numbers",
+    of_numbers_too: "calls a layer without another's output, or with numbers",
+    of_many_values: "holds 'Constant'",
+    bins: "asks for a list of 20,000 integers, bins. At most 256",
+    many_layers: "has more than 4,096 layers",
+}
+
+
+@pytest.mark.parametrize("ask", ASKS, ids=lambda ask: ask.__name__)
+def test_a_config_that_asks_for_too_much_is_refused_with_the_way_out(ask, good, tmp_path):
+    path = crafted(good, tmp_path / "evil.keras", ask)
+    with refusal(f"(?s)evil.keras {ASKS[ask]}.*trust: .keras.saving.load_model"):
+        saving.load_model(path)
+
+
+def saved(layers, path, edit=None):
+    """A file of a model of these layers, one after the other, of which `edit` edits the config."""
+    image = x = keras.Input((8, 8, 3))
+    for entry in layers:
+        x = entry(x)
+    keras.Model(image, x).save(path)
+    return crafted(path, path.with_name("evil.keras"), edit)
+
+
+def test_models_in_models_that_multiply_are_refused(tmp_path, monkeypatch):
+    # Each of 4 calls that inside of it 6 times. Keras looks at a model once while the sizes are
+    # those that it was built with, else at all that is in it: 6^4 calls.
+    monkeypatch.setattr(saving, "_MOST_TENSORS", 500)
+    inner = keras.layers.ReLU(name="relu")
+    for _ in range(4):
+        image = x = keras.Input((None, None, 3))
+        for _ in range(6):
+            x = inner(x)
+        inner = keras.Model(image, x)
+
+    def edit(config):
+        config["config"]["layers"][0]["config"]["batch_shape"] = [None, 8, 8, 3]
+
+    inner.save(tmp_path / "good.keras")
+    path = crafted(tmp_path / "good.keras", tmp_path / "evil.keras", edit)
+    with refusal("(?s)evil.keras can't be loaded: .*500 tensors in all are allowed"):
+        saving.load_model(path)
+
+
+def test_means_that_fill_a_map_are_refused(tmp_path):
+    # One number for each value of 2^13 x 2^13 x 3.
+    def edit(config):
+        layer(config, "normalization")["config"]["axis"] = [1, 2, 3]
+        del layer(config, "normalization")["build_config"]
+        (tensor,) = layer(config, "normalization")["inbound_nodes"][0]["args"]
+        tensor["config"]["shape"] = [None, 8, 8, 3]  # which Keras does not look at
+
+    layers = [
+        keras.layers.UpSampling2D(2**10),
+        keras.layers.Normalization(mean=1.0, variance=1.0, name="normalization"),
+    ]
+    path = saved(layers, tmp_path / "good.keras", edit)
+    with refusal("evil.keras can't be loaded: .*normalization asks for 201,326,592 means"):
+        saving.load_model(path)
+
+
+def test_one_layer_that_makes_many_is_refused(monkeypatch):
+    monkeypatch.setattr(saving, "_MOST_CALLS", 200)
+    with refusal("200 layer or calls in all are allowed here"), saving.at_most(2**30):
+        keras_sanet.layers.PyramidPooling(1, [1] * 20_000)
+
+
+def test_layers_in_the_reverse_order_end_soon(tmp_path, monkeypatch):
+    # Keras goes over all that are left again and again: 40 x 40 / 2 attempts.
+    monkeypatch.setattr(saving, "_MOST_TENSORS", 500)
+    layers = [keras.layers.ReLU() for _ in range(40)]
+    path = saved(layers, tmp_path / "good.keras", lambda c: c["config"]["layers"].reverse())
+    with refusal("(?s)evil.keras can't be loaded: .*500 tensors in all are allowed"):
+        saving.load_model(path)
+
+
+def test_a_layer_that_fails_without_data_is_not_tried_with_data(tmp_path):
+    # PyTorch would compute 83 x 83 x 83 x (2^17 + 1) values, 300 GB, of which "glu" can't make
+    # halves.
+    def edit(config):
+        layer(config, "conv")["config"].update(filters=2**17 + 1, activation="glu")
+
+    image = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(2**17 + 2, 1, activation="glu", use_bias=False, name="conv")(image)
+    keras.Model(image, x).save(tmp_path / "good.keras")
+    path = crafted(tmp_path / "good.keras", tmp_path / "evil.keras", edit)
+    with refusal("evil.keras can't be loaded") as caught:
+        saving.load_model(path)
+    assert "alloc" not in str(caught.value)
+
+
+def test_an_error_that_quotes_the_config_is_cut(good, tmp_path):
+    def edit(config):
+        layer(config, "classifier")["config"]["more"] = ["text"] * 100_000
+
+    path = crafted(good, tmp_path / "evil.keras", edit)
+    with refusal("evil.keras can't be loaded") as caught:
+        saving.load_model(path)
+    assert len(str(caught.value)) < 2000
 
 
 # Archives
@@ -456,11 +783,22 @@ def test_weights_that_read_other_files_or_swell_are_refused(attack, good, tmp_pa
         saving.load_model(inside)
 
 
-def test_a_group_inside_itself_ends(tmp_path):
+@pytest.mark.parametrize("name", ["a/b", "c"])
+def test_a_group_inside_itself_or_under_two_names_is_refused(name, tmp_path):
     with h5py.File(tmp_path / "loop.h5", "w") as file:
         file["a/0"] = np.ones(3)
-        file["a/b"] = file["a"]
-    assert saving.check_weights(tmp_path / "loop.h5") == 3
+        file[name] = file["a"]
+    with refusal("loop.h5 holds a group with two names"):
+        saving.check_weights(tmp_path / "loop.h5")
+
+
+def test_an_attribute_of_many_values_is_refused(tmp_path):
+    # A thousand times the same text, which HDF5 keeps once.
+    with h5py.File(tmp_path / "many.h5", "w") as file:
+        file["a/0"] = np.ones(3)
+        file["a"].attrs["name"] = ["text"] * 1000
+    with refusal("many.h5 holds an attribute of several values"):
+        saving.check_weights(tmp_path / "many.h5")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8", "uint32", "bool"])
