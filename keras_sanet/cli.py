@@ -40,7 +40,8 @@ from keras_sanet import (
 )
 from keras_sanet.benchmark import Benchmark, measure
 from keras_sanet.costs import TableII
-from keras_sanet.datasets.files import UNREADABLE, by_number, find_images, frames, open_image
+from keras_sanet.datasets.files import UNREADABLE, by_number, frames, open_image
+from keras_sanet.datasets.listing import LeftOutWarning, find_images
 from keras_sanet.export import FORMATS, PRECISIONS
 from keras_sanet.export import export as export_model
 from keras_sanet.inspection import Inspection
@@ -76,7 +77,7 @@ def main(arguments=None):
         if getattr(options, "recipe", None) or getattr(options, "config", None):
             # Their values come after those that are given.
             options = _parser(_defaults(options)).parse_args(arguments)
-        with _scope(options) as devices:
+        with _scope(options) as devices, _pixel_limit():
             print(f"keras-sanet {__version__}, {_machine()}", flush=True)
             if len(devices) > 1:
                 print(f"{len(devices)} replicas: {', '.join(devices)}", flush=True)
@@ -99,6 +100,21 @@ def _scope(options):
         devices = int(devices) if devices.isdigit() else devices
         devices = [devices] if ":" in str(devices) else devices
     return distribution.scope(devices)
+
+
+@contextlib.contextmanager
+def _pixel_limit():
+    """What a command changes with --max-pixels is as it was after it."""
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _limit_pixels(options):
+    if options.max_pixels is not None:
+        Image.MAX_IMAGE_PIXELS = options.max_pixels or None
 
 
 def demo(options):
@@ -148,7 +164,7 @@ def train(options):
         if (run / "evaluation.json").is_file():
             raise FileExistsError(f"The run {run} is finished; its model is {run / 'model.keras'}.")
         saved = _arguments_of(run / "config.json")
-        for name, absent in (("on_bad_image", "error"), ("save_every", None)):
+        for name, absent in (("on_bad_image", "error"), ("save_every", None), ("max_pixels", None)):
             if getattr(options, name) != absent:  # what may change
                 saved[name] = getattr(options, name)
         options = argparse.Namespace(**{**vars(options), **saved, "output": str(run)})
@@ -321,6 +337,7 @@ def predict(options):
     TIFF); numbers in their names are in order.
     """
     mode = _mode(options)
+    _limit_pixels(options)
     model = _load_model(options.saved_model)
     images = [image for argument in options.images for image in _images(argument)]
     stems = collections.Counter(image.stem for image in images)
@@ -366,7 +383,8 @@ def _images(argument):
     """The images that an argument of `predict` names: paths, or frames of a picture."""
     path = Path(argument)
     if path.is_dir():
-        found = find_images(path)
+        with _said_on_stderr():
+            found = find_images(path)
     elif path.is_file():
         found = [path]
     else:
@@ -397,6 +415,7 @@ def export(options):
     The backend must be able to: TensorFlow is for all formats, PyTorch for onnx and openvino, JAX
     for tf_saved_model.
     """
+    _limit_pixels(options)
     model = _load_model(options.saved_model)
     images = [image for argument in options.calibration_images or () for image in _images(argument)]
     path = export_model(
@@ -560,7 +579,7 @@ def inspect(options):
 
     The exit code is 1 where training would not be safe.
     """
-    dataset = _load_dataset(options)
+    dataset = _load_dataset(options, left_out=False)  # it is among the notes
     if options.class_weights:
         dataset.samples(options.class_weights)  # an unknown split is told before all is read
     inspection = Inspection(dataset, track=lambda samples: _tracked(samples, "Inspecting"))
@@ -625,7 +644,23 @@ def save_preset(options):
     print(f"Preset:    {Path(options.output).resolve()}")
 
 
-def _load_dataset(options):
+@contextlib.contextmanager
+def _said_on_stderr(say=True):
+    """Files that were left out are said by a line in place of Python's warning."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", LeftOutWarning)
+        yield
+    for warning in caught:
+        if not issubclass(warning.category, LeftOutWarning):
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+        elif say:
+            print(f"keras-sanet: {warning.message}", file=sys.stderr)
+
+
+def _load_dataset(options, left_out=True):
+    _limit_pixels(options)
     settings = {}
     for setting in options.data_options:
         name, equals, value = setting.partition("=")
@@ -636,7 +671,8 @@ def _load_dataset(options):
         except (SyntaxError, ValueError):
             settings[name] = value  # a word
     try:
-        return datasets.load(options.dataset, options.data, options.cache, **settings)
+        with _said_on_stderr(left_out):
+            return datasets.load(options.dataset, options.data, options.cache, **settings)
     except TypeError as error:
         if not settings:
             raise
@@ -988,6 +1024,7 @@ def _parser(recipe=None):
         default="classes",
         help="what masks hold: class ids, or the 34 label ids that Cityscapes' server takes",
     )
+    _add_max_pixels(sub)
     _add_inference(sub)
 
     sub = command(convert)
@@ -1026,6 +1063,7 @@ def _parser(recipe=None):
         metavar="IMAGE",
         help="for int8, files, folders or patterns of some images as they will come",
     )
+    _add_max_pixels(sub)
 
     sub = command(benchmark)
     _add_model(sub)
@@ -1147,12 +1185,23 @@ def _add_data(parser, required):
 def _add_folder(parser):
     parser.add_argument("--data", help="its folder, or its name in TFDS; scenes need none")
     parser.add_argument("--cache", help="folder to keep decoded pictures in, for slow data sets")
+    _add_max_pixels(parser)
     parser.add_argument(
         "--data-options",
         nargs="+",
         default=[],
         metavar="NAME=VALUE",
         help="more for its reader, as num_classes=13 for nyuv2, or version='\"3.10\"' for tfds",
+    )
+
+
+def _add_max_pixels(parser):
+    parser.add_argument(
+        "--max-pixels",
+        type=_count,
+        metavar="PIXELS",
+        help="largest picture that is read, against files that fill the memory; 0 for any "
+        f"[{Image.MAX_IMAGE_PIXELS}]",
     )
 
 

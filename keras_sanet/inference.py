@@ -26,7 +26,8 @@ from keras import ops, tree
 from rich.progress import track
 
 from keras_sanet.backend import compiles_each_shape, runs_on_cpu
-from keras_sanet.datasets.files import VOID, find_images, read_image
+from keras_sanet.datasets.files import VOID, read_image
+from keras_sanet.datasets.listing import find_images
 from keras_sanet.preprocessing import statistics
 
 

@@ -9,7 +9,16 @@ import os
 import numpy as np
 from PIL import Image
 
-from keras_sanet.datasets.files import VOID, open_image, open_mask, ranges, sizes_differ
+from keras_sanet.datasets.files import (
+    VOID,
+    holds_several,
+    open_image,
+    open_mask,
+    orientation,
+    ranges,
+    sizes_differ,
+)
+from keras_sanet.datasets.listing import describe
 from keras_sanet.tables import html_lines, html_table
 from keras_sanet.visualization import overlay, sheet
 
@@ -33,6 +42,8 @@ class _Finding:
     pixels: np.ndarray = None  # of each of them
     digest: bytes = None  # of the image's pixels
     between: frozenset = frozenset()  # ids along the edges, if the mask looks interpolated
+    orientation: int = 1  # EXIF's, of the image
+    several: bool = False  # whether the image's file holds more pictures
     error: str = None
 
 
@@ -65,6 +76,12 @@ class Inspection:
         for split in dataset.splits:
             self._add(split, self._findings[split])
         self._compare_splits()
+        self.notes += [f"left out: {text}." for text in describe(dataset.left_out)]
+        if dataset.num_classes == 1:
+            self.problems.append(
+                f"There is one class, {dataset.class_names[0]}: nothing to tell it from. Name what "
+                "is not of it too, as background, with an id of its own in the masks."
+            )
         if "train" not in dataset.splits:
             there = ", ".join(dataset.splits) or "none"
             self.problems.append(f"There is no split train; there is: {there}.")
@@ -142,6 +159,13 @@ class Inspection:
             self.problems.append(
                 f"{split}: only one of {classes} classes occurs; ids: {ranges(seen)}.{binary}"
             )
+        elif classes == 2:
+            binary = [f for f in findings if f.ids is not None and f.ids.tolist() == [0, VOID]]
+            if binary:
+                self.notes.append(
+                    f"{split}: {len(binary)} masks hold 0 and 255 alone, where others hold 1. 255 "
+                    f"is void, or should it be 1? {_files([str(f.sample.mask) for f in binary])}."
+                )
         blended = [finding for finding in findings if finding.between]
         if blended:
             between = ranges(set().union(*(finding.between for finding in blended)))
@@ -157,6 +181,18 @@ class Inspection:
         modes = collections.Counter(finding.mode for finding in findings if finding.mode)
         if modes["P"]:
             self.notes.append(f"{split}: {modes['P']} masks have a palette; its indexes are taken.")
+        turned = [str(f.sample.image) for f in findings if f.orientation != 1]
+        if turned:
+            self.notes.append(
+                f"{split}: {len(turned)} images are turned as their EXIF orientation says, and "
+                f"their masks must fit them so: {_files(turned)}."
+            )
+        several = [str(f.sample.image) for f in findings if f.several]
+        if several:
+            self.notes.append(
+                f"{split}: {len(several)} images hold several pictures, of which the first is "
+                f"read: {_files(several)}."
+            )
         official, count = self.dataset.counts.get(split), len(findings)
         if official is not None and official != count:
             self.notes.append(f"{split}: {count} samples, officially {official}: is it complete?")
@@ -257,6 +293,8 @@ def _look(sample):
     try:
         image = open_image(sample.image)
         finding.size = image.size
+        finding.orientation = orientation(sample.image)
+        finding.several = holds_several(sample.image)
         finding.digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
         if sample.mask is None:
             return finding

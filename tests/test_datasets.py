@@ -8,7 +8,8 @@ from PIL import Image
 
 from keras_sanet import datasets
 from keras_sanet.datasets import Dataset, Sample, scenes
-from keras_sanet.datasets.files import find_images, frames, read_image
+from keras_sanet.datasets.files import frames, read_image
+from keras_sanet.datasets.listing import find_images
 
 CAMVID = Path(__file__).parents[2] / "shared/data/camvid"
 SIZE = (48, 64)  # of drawn scenes

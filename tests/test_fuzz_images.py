@@ -40,7 +40,7 @@ def _pictures():
     text, exif = PngImagePlugin.PngInfo(), Image.Exif()
     text.add_text("Comment", "x" * 200, zip=True)
     text.add_itxt("Title", "y" * 50)
-    exif[0x0112], exif[0x010E] = 6, "a description"
+    exif[0x0112], exif[0x010E] = 3, "a description"
     whole = {
         "grey.png": (grey, {}),
         "palette.png": (palette, {"transparency": 1}),

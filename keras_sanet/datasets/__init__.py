@@ -13,6 +13,7 @@ from keras_sanet.datasets import (
 )
 from keras_sanet.datasets.cache import cached
 from keras_sanet.datasets.files import Dataset, Sample
+from keras_sanet.datasets.listing import warn
 
 _PUBLIC = (nyuv2, sunrgbd, ade20k, cityscapes, camvid, voc)
 _LOADERS = {
@@ -44,7 +45,7 @@ def load(name, root=None, cache=None, **options):
         cache: folder in which decoded pictures are kept, for slow sources; None for none.
         options: of the data set's own `load`, such as `num_classes=13` of "nyuv2".
 
-    Returns: a `Dataset`.
+    Returns: a `Dataset`. A warning says which files were found and are in no split, `left_out`.
 
     Raises: ValueError for an unknown name; FileNotFoundError that says which files were looked
         for where they are not there.
@@ -54,6 +55,7 @@ def load(name, root=None, cache=None, **options):
     if root is None and name != "scenes":
         raise ValueError(f"`root`, the folder of the data set {name!r}, must be given.")
     dataset = _LOADERS[name](root, **options)
+    warn(dataset.name, dataset.left_out)
     return dataset if cache is None else cached(dataset, cache)
 
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from keras_sanet.datasets.files import VOID, Dataset, Sample, find_images, pair
+from keras_sanet.datasets.files import VOID, Dataset, Sample
 from keras_sanet.datasets.info import Info
+from keras_sanet.datasets.listing import UNUSED, find_images, pair
 
 # First names of the release's objectInfo150, colours of its color150 (road and skyscraper share
 # one), in the order of the ids in the files, which count from 1.
@@ -84,20 +85,24 @@ def load(root):
             break
     else:
         raise INFO.not_found(root)
-    splits = {split: _pair(images / _FOLDERS[split], masks / _FOLDERS[split]) for split in found}
+    left_out = {}
+    splits = {
+        split: _pair(images / _FOLDERS[split], masks / _FOLDERS[split], left_out) for split in found
+    }
     if (images / "testing").is_dir():
-        splits["test"] = [Sample(path) for path in find_images(images / "testing")]
+        splits["test"] = [Sample(path) for path in find_images(images / "testing", left_out)]
     ids = {0: VOID, **{i + 1: i for i in range(len(_CLASSES))}}
-    return Dataset.of(INFO, splits, ids)
+    return Dataset.of(INFO, splits, ids, left_out)
 
 
-def _pair(images, masks):
+def _pair(images, masks, left_out):
     """Samples of two folders that belong to each other file by file."""
-    samples = pair(images, masks)
-    extra = sorted({path.name for path in masks.glob("*.png")} - {s.mask.name for s in samples})
+    samples = pair(images, masks, left_out)
+    extra = left_out.get(UNUSED)
     if extra:
         raise FileNotFoundError(
             f"{len(extra)} masks of {masks} have no image of the same name in {images}: "
-            f"{', '.join(extra[:3])}. Is {images} complete? Get it from {INFO.url}."
+            f"{', '.join(path.name for path in extra[:3])}. "
+            f"Is {images} complete? Get it from {INFO.url}."
         )
     return samples

@@ -10,24 +10,28 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from keras_sanet.datasets.files import Frame, Sample, open_image, open_mask
+from keras_sanet.datasets.files import FileError, Frame, Sample, header, open_image, open_mask
 
-_VERSION = 1  # of what is stored
+_VERSION = 2  # of what is stored
 
 
 def cached(dataset, folder):
     """The same data set, whose pictures are decoded once and then read from `folder`.
 
-    A picture is stored when it is first read, uncompressed (`.npy`: a byte a channel and pixel, two
-    a pixel of a 16-bit mask). Its name is a hash of the source file's bytes, of a frame's file
-    name, size and time: a changed source is decoded anew, and one folder may serve several sets.
+    A picture is stored when it is first read, upright and uncompressed (`.npy`: a byte a channel
+    and pixel, two a pixel of a 16-bit mask). Its name is a hash of the source file's bytes, of a
+    frame's file name, size and time: a changed source is decoded anew, and one folder may serve
+    several sets.
     Files appear whole or not at all, so that runs may share it and be interrupted.
 
     Args: dataset, from `datasets.load`; folder, made where it is missing.
     Returns: a `Dataset`.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:  # a file in its place
+        raise _unwritable(folder, error) from error
 
     def keep(source, kind):
         if source is None:
@@ -52,7 +56,7 @@ class _Cached(Frame):
         return str(self.source)
 
     def header(self):
-        return self.source.header() if isinstance(self.source, Frame) else Image.open(self.source)
+        return header(self.source)
 
     def open(self):
         key = self._key()
@@ -84,7 +88,12 @@ class _Cached(Frame):
         except OSError as error:
             with contextlib.suppress(OSError):
                 part.unlink()
-            raise ValueError(
-                f"The cache {self.folder} can't be written: {error}. Make room, or load the data "
-                "set without `cache`."
-            ) from error
+            raise _unwritable(self.folder, error) from error
+
+
+def _unwritable(folder, error):
+    """Not an error of the picture, which might be left out for it."""
+    return FileError(
+        f"The cache {folder} can't be written: {error}. Make room, or load the data set without "
+        "`cache`."
+    )

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from keras_sanet.datasets.files import VOID, Dataset, pair
+from keras_sanet.datasets.files import VOID, Dataset
 from keras_sanet.datasets.info import Info
+from keras_sanet.datasets.listing import pair
 
 # In the order of the ids in the files; 11 is void.
 _CLASSES = {
@@ -38,12 +39,12 @@ def load(root):
     """Reads `<split>/images` with `<split>/labels`, or the tutorial's `<split>` with
     `<split>annot`, for the splits train, val and test that are there."""
     root = Path(root)
-    splits = {}
+    splits, left_out = {}, {}
     for split in INFO.counts:
         for images, masks in ((f"{split}/images", f"{split}/labels"), (split, f"{split}annot")):
             if (root / masks).is_dir():
-                splits[split] = pair(root / images, root / masks)
+                splits[split] = pair(root / images, root / masks, left_out)
     if not splits:
         raise INFO.not_found(root)
     ids = {**{i: i for i in range(len(_CLASSES))}, len(_CLASSES): VOID, VOID: VOID}
-    return Dataset.of(INFO, splits, ids)
+    return Dataset.of(INFO, splits, ids, left_out)

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_sanet.datasets.files import LARGEST_ID, VOID, Dataset, Frame, Sample, open_mask
 from keras_sanet.datasets.info import Info
+from keras_sanet.datasets.listing import visible_files
 
 # In the order of the training ids: the label id in the files, the category, the colour, and of
 # classes with instances the mean pixels of one (the official evaluation's `avgClassSize`).
@@ -89,7 +90,7 @@ def load(root, labels="labelIds", coarse=False):
         )
     if not images.is_dir() or not (masks.is_dir() or (images / "test").is_dir()):
         raise INFO.not_found(root)
-    splits = {}
+    splits, left_out = {}, {}
     for split in ("train", *(["train_extra"] if coarse else []), "val"):
         if (images / split).is_dir() or (masks / split).is_dir():
             splits[split] = _pair(images / split, masks / split, f"{truth}_{labels}")
@@ -100,7 +101,11 @@ def load(root, labels="labelIds", coarse=False):
             raise INFO.not_found(images / split)
     if not splits:
         raise INFO.not_found(root)
-    dataset = Dataset.of(INFO, splits, _CLASS_IDS[labels])
+    for split, samples in splits.items():
+        others = visible_files(images / split) - {sample.image for sample in samples}
+        if others:
+            left_out.setdefault("files that are no */*_leftImg8bit.png", []).extend(others)
+    dataset = Dataset.of(INFO, splits, _CLASS_IDS[labels], left_out)
     masks = [samples[0].mask for samples in splits.values() if samples[0].mask is not None]
     with_instances = bool(masks) and all(_instances_of(mask).is_file() for mask in masks)
     return dataclasses.replace(

@@ -1,34 +1,82 @@
 """Samples, and reading them with Pillow: the one place where a file becomes an array.
 
-Images become uint8 RGB: grey, palette, CMYK and RGBA ones are converted (alpha is dropped), 16-bit
-grey and float ones are refused. Masks become uint8 class ids, 255 = void; those of grey, palette
-and 16-bit files are read as the ids they hold, colour ones are refused. Pixels are taken as they
-are stored (an EXIF rotation is not applied, to images and masks alike).
+What is read follows the tables below, whatever the suffix of a file says. Images become uint8 RGB,
+masks uint8 class ids, 255 = void. Both are turned as their EXIF orientation says, as phones and
+annotation tools show them. Of more than 8 bits a channel, or more bands than colour and alpha, an
+image is refused; so is a mask whose pixels are no ids.
 """
 
 import contextlib
 import dataclasses
+import errno
+import io
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
+from keras_sanet.datasets import headers
+from keras_sanet.datasets.headers import Facts, Refused
 from keras_sanet.tables import html_lines, html_table
+
+# Pillow's formats that are read, with the suffixes of their files, in capitals too. Of others
+# nothing is opened: Pillow would start Ghostscript for PostScript.
+_FORMATS = {
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "BMP": (".bmp", ".dib"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx"),
+    "AVIF": (".avif",),  # where Pillow has it
+    "HEIF": (".heic", ".heif"),  # where pillow_heif is registered
+}
+HEIC_SUFFIXES = _FORMATS["HEIF"]
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".pbm")  # they keep ids
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
+# Pillow's modes. Images: grey, palette, CMYK and the others are converted, alpha is dropped. Masks:
+# grey values and palette indexes are the ids, of 1, 8 or 16 bits.
+_IMAGE_MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "PA", "CMYK", "YCbCr")
+_MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
 
 VOID = 255
 LARGEST_ID = 65535  # of a mask file
 _REPR_NAMES = 60  # characters of the names of the classes in a repr
-_IMAGE_MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "PA", "CMYK", "YCbCr")
-_MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
-_VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
-_TRUST = "For images that you trust, raise `PIL.Image.MAX_IMAGE_PIXELS`."
+_TRUST = (
+    "For images that you trust, raise `PIL.Image.MAX_IMAGE_PIXELS`, on the command line "
+    "--max-pixels."
+)
+MAKE_FRAMES = "make frames of it, for example with ffmpeg -i {} frames/%06d.png"
+HEIC = (
+    "HEIC, for which Pillow needs a plugin: `pip install pillow-heif` and "
+    "`pillow_heif.register_heif_opener()`, or convert to PNG"
+)
 _LEAST_FRAME = 10  # bytes of a frame of any format: a GIF's without its pixels
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_FACTS = "keras_sanet"  # where an image's `Facts` are in its `info`
+# What EXIF's orientations 2 to 8 ask for.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION = 0x0112  # EXIF's tag
+# What is wrong with the machine, not with a file.
+_SYSTEM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT)
 
 
-class UnreadableError(ValueError):
+class FileError(ValueError):
+    """An error of a file, which it names."""
+
+
+class UnreadableError(FileError):
     """A file that can't be decoded."""
 
 
@@ -84,6 +132,10 @@ class Dataset:
         categories: dict from a category to its class ids; empty if there is none.
         count_instances: function of a sample and a predicted mask, what `evaluation` needs for the
             instance-level IoU; None without instances. See `cityscapes.count_instances`.
+        left_out: dict from a reason to the paths that were found and are in no split.
+
+    Raises: ValueError for more than 255 classes, the most that masks of uint8 have beside void, and
+        for ids that can't be.
     """
 
     name: str
@@ -95,12 +147,24 @@ class Dataset:
     counts: dict = dataclasses.field(default_factory=dict)
     categories: dict = dataclasses.field(default_factory=dict)
     count_instances: Callable | None = None
+    left_out: dict = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
+        count = len(self.class_names)
+        if count > VOID:
+            raise ValueError(
+                f"{self.name!r} has {count} classes; 255 are the most, for masks are uint8 and 255 "
+                "is void. Join some of them."
+            )
         strange = [i for i in self.class_ids if not 0 <= i <= LARGEST_ID]
         if strange:
             raise ValueError(
                 f"`class_ids` must map ids from 0 to {LARGEST_ID}. Received: {strange}."
+            )
+        strange = sorted({*self.class_ids.values()} - {*range(count), VOID})
+        if strange:
+            raise ValueError(
+                f"`class_ids` must map to class ids below {count}, or to 255. Received: {strange}."
             )
         self._table = np.full(LARGEST_ID + 1, -1, "int16")
         for file_id, class_id in self.class_ids.items():
@@ -131,10 +195,13 @@ class Dataset:
         )
 
     @classmethod
-    def of(cls, info, splits, class_ids):
+    def of(cls, info, splits, class_ids, left_out=()):
         """The set that an `Info` describes, as it was found on disk."""
         names, palette = list(info.classes), list(info.classes.values())
-        return cls(info.name, names, palette, splits, class_ids, counts=info.counts)
+        left_out = dict(left_out)
+        return cls(
+            info.name, names, palette, splits, class_ids, counts=info.counts, left_out=left_out
+        )
 
     @property
     def num_classes(self):
@@ -218,41 +285,34 @@ def open_mask(source):
     return _open(source, _check_mask)
 
 
-def find_images(folder):
-    """Image files of a folder, sorted by name, 2 before 10; an error where there are none."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder}.")
-    found = [
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() and path.name[0] != "."
-    ]
-    if not found:
-        raise FileNotFoundError(f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}).")
-    return sorted(found, key=by_number)
+def image_suffixes():
+    """Suffixes of the files that are read, in small letters."""
+    return tuple(suffix for name in _readable() for suffix in _FORMATS[name])
 
 
 def frames(path):
     """The pictures of an image file: its path, or a `Frame` for each of an animated or paged one.
 
-    Raises: ValueError for a video, and for a file that is not there or that Pillow can't read.
+    Raises: ValueError for a video, for a file that is not there or that Pillow can't read, and for
+        one of more than 1000 pictures.
     """
-    if path.suffix.lower() in _VIDEO_SUFFIXES:
+    if path.suffix.lower() in VIDEO_SUFFIXES:
         raise ValueError(
-            f"{path} is a video, which is not decoded here. Make frames of it, for example with "
-            f"ffmpeg -i {path.name} frames/%06d.png."
+            f"{path} is a video, which is not decoded here: {MAKE_FRAMES.format(path.name)}."
         )
-    with _named(path), Image.open(path) as image:
-        _check_pixels(path, image)
+    with _named(path), open_file(path) as image:
+        _check_pixels(image)
+        with open(path, "rb") as file:
+            headers.check_frames(file)
         # The other pictures of a camera's JPEG ("MPO") are previews of the first.
         count = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
         most = path.stat().st_size // _LEAST_FRAME
         if count > max(1, most):
-            raise ValueError(
+            raise UnreadableError(
                 f"{path} can't be read as an image: it says that it has {count} frames, and its "
                 f"size allows {most}."
             )
+        headers.check_count(count)
     digits = len(str(count))
     numbered = [_Page(path, f"{path.stem}_{i:0{digits}}", i) for i in range(count)]
     return [path] if count == 1 else numbered
@@ -265,13 +325,7 @@ class _Page(Frame):
     index: int
 
     def open(self):
-        image = Image.open(self.file)
-        try:
-            image.seek(self.index)
-        except Exception:
-            image.close()
-            raise
-        return image
+        return open_file(self.file, self.index)
 
 
 def by_number(path):
@@ -291,82 +345,176 @@ def read_text(path):
     return text
 
 
-def pair(images, masks):
-    """Samples of the images of a folder and the PNGs of the same stem in another."""
-    samples = [Sample(path, Path(masks) / f"{path.stem}.png") for path in find_images(images)]
-    missing = [sample for sample in samples if not sample.mask.is_file()]
-    if missing:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(samples)} images of {images} have no mask of the same name "
-            f"and .png in {masks}. The first: {missing[0].image.name} (looked for "
-            f"{missing[0].mask})."
-        )
-    return samples
+def open_file(source, page=0):
+    """Pillow's image of a file that is opened as nothing but a picture of `_FORMATS`.
+
+    Args: source, a path, or bytes; page, of an animated or paged one.
+    Raises: Refused; Pillow's errors, which `_named` makes ones that name the file.
+    """
+    with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+        facts, head = headers.look(file, page), (file.seek(0), file.read(12))[1]
+    try:
+        source = io.BytesIO(source) if isinstance(source, bytes) else source
+        image = Image.open(source, formats=_readable())
+    except UnidentifiedImageError:
+        what = f"is {HEIC}" if headers.is_heic(head) else "is damaged, or none"
+        raise UnidentifiedImageError(f"it {what} of {', '.join(_readable())}") from None
+    try:
+        if page:
+            image.seek(page)
+    except Exception:
+        image.close()
+        raise
+    image.info[_FACTS] = facts
+    return image
 
 
-def _check_image(path, image):
+def opened(source):
+    """Pillow's image of a path or `Frame`."""
+    return source.open() if isinstance(source, Frame) else open_file(source)
+
+
+def header(source):
+    """As `opened`; the pixels need not be the same."""
+    return source.header() if isinstance(source, Frame) else open_file(source)
+
+
+def _readable():
+    """Those of `_FORMATS` that this Pillow has."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def upright(image):
+    """The decoded image, turned as its EXIF orientation says, which it carries no more."""
+    image.load()
+    turn = _TURNS.get(_orientation(image))  # after Pillow has decoded: it turns TIFFs by itself
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    for name in ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"):
+        turned.info.pop(name, None)
+    return turned
+
+
+def orientation(source):
+    """EXIF's orientation of a file or `Frame`, 1 to 8; 1 without one."""
+    with _named(source), header(source) as image:
+        return _orientation(image)
+
+
+def holds_several(source):
+    """Whether a file holds more pictures than the one that is read of it."""
+    with _named(source), header(source) as image:
+        return image.format != "MPO" and getattr(image, "is_animated", False)
+
+
+def size_of(image):
+    """(width, height) of an image of Pillow's when it is upright."""
+    size = image.size
+    if image.format == "TIFF":  # which some versions of Pillow have turned already
+        size = image.tag_v2[256], image.tag_v2[257]
+    return size[::-1] if _orientation(image) >= 5 else size
+
+
+def _orientation(image):
+    """EXIF's orientation of an image of Pillow's; 1 where it has none that can be read."""
+    facts = image.info.get(_FACTS, Facts())
+    try:
+        if image.format == "PNG" and not facts.late:  # Pillow's own would decode it to see
+            found = Image.Image.getexif(image).get(_ORIENTATION)
+        else:
+            found = image.getexif().get(_ORIENTATION)
+    except Exception:  # Pillow's of damaged metadata are of many kinds
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def _check_image(image):
     if image.mode not in _IMAGE_MODES:
-        raise ValueError(
-            f"{path} is an image of mode {image.mode!r}, more than 8 bits a channel, which are all "
-            "that is read: convert it."
+        raise Refused(
+            f"is an image of mode {image.mode!r}, and read are grey and colours of 8 bits a "
+            f"channel: convert it. {headers.SCALE}."
         )
 
 
-def _check_mask(path, image):
+def _check_mask(image):
     if image.mode not in _MASK_MODES:
-        raise ValueError(
-            f"{path} is a mask of mode {image.mode!r}. Masks must hold class ids: a grey or "
-            "palette PNG, not colours."
+        raise Refused(
+            f"is a mask of mode {image.mode!r}. Masks must hold class ids: a grey or palette PNG, "
+            "not colours."
+        )
+    facts = image.info.get(_FACTS, Facts())
+    if facts.lossy:
+        raise Refused(
+            f"is a mask of the format {image.format}, whose compression changes ids. Write masks "
+            "as PNG from where they were made: what is lost does not come back."
+        )
+    if facts.scaled:
+        raise Refused(
+            f"is a mask of {facts.scaled}, of which Pillow makes other numbers than it holds. Save "
+            "it as a grey PNG of 8 bits."
         )
 
 
-def _header(path, check):
-    """(width, height) of a file whose kind passes `check`."""
-    with _named(path), path.header() if isinstance(path, Frame) else Image.open(path) as image:
-        check(path, image)
-        return image.size
+def _header(source, check):
+    """(width, height) of a file whose kind passes `check`, upright."""
+    with _named(source), header(source) as image:
+        check(image)
+        return size_of(image)
 
 
-def _open(path, check, mode=None):
-    """The decoded Pillow image of a file whose kind and size pass, converted to a mode if any."""
-    with _named(path), path.open() if isinstance(path, Frame) else Image.open(path) as image:
-        check(path, image)
-        _check_pixels(path, image)
-        image.load()
+def _open(source, check, mode=None):
+    """The decoded Pillow image of a file whose kind and size pass, turned, and converted to a mode
+    if any."""
+    with _named(source), opened(source) as image:
+        check(image)
+        _check_pixels(image)
+        image = upright(image)
         return image if mode is None else image.convert(mode)
 
 
 @contextlib.contextmanager
-def _named(path):
-    """Makes Pillow's errors, of broken and of very large files, ones that name the file."""
+def _named(source):
+    """Makes errors of a file, Pillow's and `Refused`, ones that name it."""
     try:
         yield
     except FileNotFoundError:
-        raise FileNotFoundError(f"There is no file {path}.") from None
+        raise FileNotFoundError(f"There is no file {source}.") from None
+    except FileError:
+        raise
+    except Refused as error:
+        raise FileError(f"{source} {error}") from error
     except Image.DecompressionBombError as error:
-        raise ValueError(f"{path} is too large to be decoded: {error} {_TRUST}") from error
+        raise FileError(f"{source} is too large to be decoded: {error} {_TRUST}") from error
     except Exception as error:  # Pillow's of broken files are of many kinds
-        if isinstance(error, ValueError) and str(getattr(path, "file", path)) in str(error):
-            raise  # one of ours; Pillow's is of a PNG's text that swells
         reason = str(error) or type(error).__name__
-        raise UnreadableError(f"{path} can't be read as an image: {reason}.") from error
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in _SYSTEM:
+            raise FileError(f"{source} can't be read here: {reason}.") from error
+        raise UnreadableError(f"{source} can't be read as an image: {reason}.") from error
 
 
-def _check_pixels(path, image):
+def _check_pixels(image):
     """Pillow itself refuses twice its limit, and only warns above it."""
     limit, (width, height) = Image.MAX_IMAGE_PIXELS, image.size
     if limit is not None and width * height > limit:
-        raise ValueError(
-            f"{path} is too large to be decoded: {width} x {height} pixels, more than {limit}. "
-            f"{_TRUST}"
+        raise Refused(
+            f"is too large to be decoded: {width} x {height} pixels, more than {limit}. {_TRUST}"
         )
 
 
 def sizes_differ(sample, image_size, mask_size):
-    return (
+    """The text of an error."""
+    text = (
         f"{sample.image} and its mask {sample.mask} differ in size (width, height): "
         f"{image_size} and {mask_size}."
     )
+    if mask_size == image_size[::-1] and (found := orientation(sample.image)) >= 5:
+        text += (
+            f" The image is turned by its EXIF orientation, {found}, and the mask fits it as it is "
+            "stored: turn the mask, or remove the orientation (exiftool -Orientation= FILE)."
+        )
+    return text
 
 
 def ranges(ids):

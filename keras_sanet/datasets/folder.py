@@ -1,8 +1,9 @@
 """Your own images: a folder with `images/`, `masks/` and `classes.txt`.
 
 `images/street.jpg` has its mask in `masks/street.png`, a grey or palette PNG of class ids, 255 =
-void. Splits are sub-folders of the same name in both (`images/train`, `masks/train`, ...); without
-sub-folders, every fifth image in order of the names is "val" and the others "train".
+void; `listing.pair` says which other names will do. Splits are sub-folders of the same name in both
+(`images/train`, `masks/train`, ...); without sub-folders, every fifth image in order of the names
+is "val" and the others "train".
 
 `classes.txt` has a line a class, in order of the ids from 0: its name, or its name and colour as
 `name,red,green,blue`. A class named void is not learnt: its id becomes 255. `#` starts a comment.
@@ -12,7 +13,8 @@ import colorsys
 import re
 from pathlib import Path
 
-from keras_sanet.datasets.files import VOID, Dataset, pair, read_text
+from keras_sanet.datasets.files import VOID, Dataset, read_text
+from keras_sanet.datasets.listing import outside, pair
 
 
 def load(root):
@@ -27,15 +29,18 @@ def load(root):
                 "classes.txt."
             )
     parts = sorted(p.name for p in images.iterdir() if p.is_dir() and not p.name.startswith("."))
+    left_out = {}
     if parts:
-        splits = {part: pair(images / part, masks / part) for part in parts}
+        splits = {part: pair(images / part, masks / part, left_out) for part in parts}
+        outside(images, parts, left_out)
+        outside(masks, parts, left_out)
     else:
-        samples = pair(images, masks)
+        samples = pair(images, masks, left_out)
         splits = {
             "train": [sample for i, sample in enumerate(samples) if i % 5 != 4],
             "val": samples[4::5],
         }
-    return Dataset(root.name, names, palette, splits, ids)
+    return Dataset(root.name, names, palette, splits, ids, left_out=left_out)
 
 
 def _read_classes(path):

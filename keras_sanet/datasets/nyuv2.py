@@ -17,9 +17,21 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from keras_sanet.datasets.files import VOID, Dataset, Frame, Sample, pair, read_text
+from keras_sanet.datasets.files import (
+    VOID,
+    Dataset,
+    FileError,
+    Frame,
+    Sample,
+    header,
+    opened,
+    read_text,
+    size_of,
+    upright,
+)
 from keras_sanet.datasets.hdf5 import check_array, hdf5_handle, open_hdf5
 from keras_sanet.datasets.info import Info, colours
+from keras_sanet.datasets.listing import pair
 
 # The 40 classes of Gupta et al. (2013), as spelt in their table (classMapping40.mat).
 NAMES = (
@@ -112,22 +124,21 @@ class _Inside(Frame):
         return f"{self.picture} inside of {_INSIDE}"
 
     def open(self):
-        whole = self.picture
-        with whole.open() if isinstance(whole, Frame) else Image.open(whole) as image:
+        with opened(self.picture) as image:
             self._check(image)
-            return image.crop(_INSIDE)
+            return upright(image).crop(_INSIDE)
 
     def header(self):
-        whole = self.picture
-        with whole.header() if isinstance(whole, Frame) else Image.open(whole) as image:
+        with header(self.picture) as image:
             self._check(image)
             return Image.new(image.mode, (_INSIDE[2] - _INSIDE[0], _INSIDE[3] - _INSIDE[1]))
 
     def _check(self, image):
-        if image.size != _SIZE:
-            raise ValueError(
-                f"{self.picture} is {image.size[0]} x {image.size[1]}, and the border is cropped "
-                "of 640 x 480 frames only: load with `crop_border=False`."
+        width, height = size_of(image)
+        if (width, height) != _SIZE:
+            raise FileError(
+                f"{self.picture} is {width} x {height}, and the border is cropped of 640 x 480 "
+                "frames only: load with `crop_border=False`."
             )
 
 
@@ -151,6 +162,7 @@ def load(root, num_classes=40, crop_border=False):
     mat = root if root.is_file() else root / "nyu_depth_v2_labeled.mat"
     of_40 = range(40) if num_classes == 40 else [int(digit, 16) - 1 for digit in _13_OF_40]
     ids = {0: VOID, **dict(enumerate(of_40, start=1))}
+    left_out = {}
     if mat.is_file():
         splits = _read_mat(mat)
         digits = string.digits + string.ascii_letters
@@ -158,14 +170,15 @@ def load(root, num_classes=40, crop_border=False):
             raw: ids[digits.index(digit)] for raw, digit in enumerate(_40_OF_RAW, start=1)
         }
     else:
-        splits = _read_export(root)
+        splits = _read_export(root, left_out)
     name, classes = INFO.name, INFO.classes
     if num_classes == 13:
         name, classes = f"{name}, 13 classes", colours(_NAMES_13)
     if crop_border:
         name = f"{name}, border cropped"
         splits = {split: [_crop(sample) for sample in splits[split]] for split in splits}
-    return Dataset.of(dataclasses.replace(INFO, name=name, classes=classes), splits, ids)
+    info = dataclasses.replace(INFO, name=name, classes=classes)
+    return Dataset.of(info, splits, ids, left_out)
 
 
 def _read_mat(path):
@@ -179,16 +192,23 @@ def _read_mat(path):
     return _official_splits(dict(enumerate(samples)))
 
 
-def _read_export(root):
+def _read_export(root, left_out):
     forms = [form for form in _FOLDERS if (root / form[1]).is_dir()]
     if not forms:
         raise INFO.not_found(root)
     images, masks = (root / folder for folder in forms[0])
-    samples = pair(images, masks)
+    samples = pair(images, masks, left_out)
     lists = {split: root / f"{split}.txt" for split in INFO.counts}
     lists = {split: path for split, path in lists.items() if path.is_file()}
     if lists:
-        return _listed_splits(lists, samples)
+        splits = _listed_splits(lists, samples)
+        listed = {sample.image for of_split in splits.values() for sample in of_split}
+        unlisted = [sample.image for sample in samples if sample.image not in listed]
+        if unlisted:
+            left_out[f"images that no list names ({', '.join(p.name for p in lists.values())})"] = (
+                unlisted
+            )
+        return splits
     return _official_splits(_numbered(images, samples))
 
 

@@ -7,6 +7,7 @@ noise vary, so a network has to learn shape and context. Nothing is downloaded.
 `draw` makes one scene; `load` writes the set to files once, and reads it like any other.
 """
 
+import contextlib
 import functools
 import itertools
 import math
@@ -18,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from keras_sanet.datasets.files import VOID, Dataset, pair
+from keras_sanet.datasets.files import VOID, Dataset
+from keras_sanet.datasets.listing import pair
 
 _CLASSES = {
     "sky":      (70, 130, 180),
@@ -97,10 +99,15 @@ def load(root=None):
         root = root / f"keras_sanet_scenes_v{_VERSION}"
     root = Path(root)
     if not root.is_dir():
-        write(root)
-    splits = {split: pair(root / split / "images", root / split / "masks") for split in SPLITS}
+        with contextlib.suppress(FileExistsError):  # another process was quicker
+            write(root)
+    left_out = {}
+    splits = {
+        split: pair(root / split / "images", root / split / "masks", left_out) for split in SPLITS
+    }
     ids = {**{i: i for i in range(len(CLASS_NAMES))}, VOID: VOID}
-    return Dataset("scenes", list(CLASS_NAMES), list(PALETTE), splits, ids)
+    names, palette = list(CLASS_NAMES), list(PALETTE)
+    return Dataset("scenes", names, palette, splits, ids, left_out=left_out)
 
 
 def write(root, seed=0, size=(144, 192), splits=None):
@@ -113,7 +120,7 @@ def write(root, seed=0, size=(144, 192), splits=None):
     """
     root = Path(root)
     if root.exists():
-        raise FileExistsError(f"{root} exists; scenes are written to a new folder only.")
+        raise _exists(root)
     root.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
     try:
@@ -127,10 +134,19 @@ def write(root, seed=0, size=(144, 192), splits=None):
                     path = unfinished / split / kind / f"{index:05}.png"
                     Image.fromarray(array).save(path, compress_level=1)
         unfinished.chmod(0o755)
-        unfinished.rename(root)
+        try:
+            unfinished.rename(root)
+        except OSError as error:
+            if root.exists():
+                raise _exists(root) from error
+            raise
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def _exists(root):
+    return FileExistsError(f"{root} exists; scenes are written to a new folder only.")
 
 
 def draw(seed, index, size=(144, 192)):

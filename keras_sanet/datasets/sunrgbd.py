@@ -12,16 +12,10 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from keras_sanet.datasets.files import (
-    IMAGE_SUFFIXES,
-    VOID,
-    Dataset,
-    Frame,
-    Sample,
-    find_images,
-)
+from keras_sanet.datasets.files import VOID, Dataset, Frame, Sample, image_suffixes, open_file
 from keras_sanet.datasets.hdf5 import check_array, hdf5_handle, open_hdf5
 from keras_sanet.datasets.info import Info, colours
+from keras_sanet.datasets.listing import find_images
 from keras_sanet.datasets.nyuv2 import NAMES
 
 INFO = Info(
@@ -54,7 +48,7 @@ class _Image(Frame):
     """An image named by its folders, for files of several cameras share their names."""
 
     def open(self):
-        return Image.open(self.file)
+        return open_file(self.file)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +117,8 @@ def load(root, first_id=1):
                 "out `first_id=0`, which is for exports."
             )
         return Dataset.of(INFO, _read_official(root), ids)
-    return _Export.of(INFO, _read_export(root), ids)
+    left_out = {}
+    return _Export.of(INFO, _read_export(root, left_out), ids, left_out)
 
 
 # The official tree
@@ -217,7 +212,7 @@ def _only_image(folder):
 # Exports
 
 
-def _read_export(root):
+def _read_export(root, left_out):
     labels = [root / name for name in _LABELS if (root / name).is_dir()]
     if not (root / "image").is_dir() or not labels:
         raise INFO.not_found(root)
@@ -232,9 +227,9 @@ def _read_export(root):
             f"{' and '.join(_content(masks)) or 'nothing'}."
         )
     if content != ["files"]:
-        splits = {split: _matched(images / split, masks / split) for split in content}
+        splits = {split: _matched(images / split, masks / split, left_out) for split in content}
         return {split: list(splits[split].values()) for split in INFO.counts if split in splits}
-    samples = _matched(images, masks)
+    samples = _matched(images, masks, left_out)
     last_test, last = INFO.counts["test"], sum(INFO.counts.values())
     if min(samples) < 1 or max(samples) > last:
         raise ValueError(
@@ -251,13 +246,13 @@ def _read_export(root):
 def _content(folder):
     """The names of the sub-folders of a folder, and "files" where it has images."""
     visible = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    files = any(path.suffix.lower() in IMAGE_SUFFIXES for path in visible)
+    files = any(path.suffix.lower() in image_suffixes() for path in visible)
     return sorted(path.name for path in visible if path.is_dir()) + ["files"] * files
 
 
-def _matched(images, masks):
+def _matched(images, masks, left_out):
     """Dict from the number, in order, to its sample."""
-    pictures, labels = _by_number(images), _by_number(masks, ".png")
+    pictures, labels = _by_number(images, left_out), _by_number(masks, left_out, ".png")
     lone = sorted(pictures.keys() ^ labels.keys())
     if lone:
         where, other = (images, masks) if lone[0] in pictures else (masks, images)
@@ -268,10 +263,10 @@ def _matched(images, masks):
     return {number: Sample(pictures[number], labels[number]) for number in sorted(pictures)}
 
 
-def _by_number(folder, suffix=None):
+def _by_number(folder, left_out, suffix=None):
     """Dict from the number at the end of a name to the file."""
     found = {}
-    for path in find_images(folder):
+    for path in find_images(folder, left_out):
         number = re.search(r"\d+$", path.stem)
         if not number or path.suffix.lower() != (suffix or path.suffix.lower()):
             raise ValueError(

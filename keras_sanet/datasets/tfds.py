@@ -6,16 +6,14 @@ any Keras backend.
 """
 
 import dataclasses
-import io
 import os
 import re
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from keras_sanet.datasets import cityscapes
-from keras_sanet.datasets.files import VOID, Dataset, Frame, Sample
+from keras_sanet.datasets.files import VOID, Dataset, Frame, Sample, open_file
 from keras_sanet.datasets.info import colour
 
 
@@ -149,7 +147,7 @@ class _Picture(Frame):
 
         example = tf.train.Example.FromString(self.records[self.index])
         encoded = example.features.feature[self.key].bytes_list.value
-        return Image.open(io.BytesIO(b"".join(encoded)))
+        return open_file(b"".join(encoded))
 
     def __str__(self):
         return f"{self.file} [{self.stem}, {self.key}]"
