@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def load_onnx(path):
@@ -47,7 +47,7 @@ def main():
     predict, classes = (load_saved_model if options.model.is_dir() else load_onnx)(options.model)
     options.output.mkdir(parents=True, exist_ok=True)
     for path in options.images:
-        image = np.array(Image.open(path).convert("RGB"))
+        image = np.array(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
         (mask,) = predict(image[None])
         picture = Image.fromarray(mask)
         picture.save(options.output / f"{path.stem}_mask.png")

@@ -357,8 +357,8 @@ def open_file(source, page=0):
         source = io.BytesIO(source) if isinstance(source, bytes) else source
         image = Image.open(source, formats=_readable())
     except UnidentifiedImageError:
-        what = f"is {HEIC}" if headers.is_heic(head) else "is damaged, or none"
-        raise UnidentifiedImageError(f"it {what} of {', '.join(_readable())}") from None
+        what = f"damaged, or none of {', '.join(_readable())}"
+        raise UnidentifiedImageError(f"it is {HEIC if headers.is_heic(head) else what}") from None
     try:
         if page:
             image.seek(page)
@@ -461,6 +461,7 @@ def _header(source, check):
     """(width, height) of a file whose kind passes `check`, upright."""
     with _named(source), header(source) as image:
         check(image)
+        _check_pixels(image)
         return size_of(image)
 
 

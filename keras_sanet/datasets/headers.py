@@ -17,6 +17,7 @@ SCALE = (
     "largest is 65535, or 4095 of a 12-bit camera"
 )
 _CUT_OFF = struct.error, IndexError, OverflowError, OSError
+_FRAME_HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0 to SOF15 of a JPEG
 _MOST_EXIF = 1 << 20  # bytes; a camera's are 64 kB at most, and Pillow's time is their square
 _MOST_PARTS = 100_000  # chunks, segments, boxes, tags, each of which takes Pillow microseconds
 _MOST_BLOCKS = 1_000_000  # of a GIF, of 255 bytes
@@ -174,6 +175,8 @@ def _jpeg(file):
                 if code == 0xE1 and file.read(6) == b"Exif\0\0":
                     exif += length
                     _check_exif(exif)
+                if code in _FRAME_HEADERS and (bits := file.read(1)[0]) > 8:
+                    raise _too_deep(bits)
                 file.seek(start + max(2, length))
         byte = file.read(1)
         if not byte:
@@ -243,7 +246,7 @@ def _tiff(file, page):
     colours = {2: 3, 6: 3, 8: 3, 5: 4}.get(kind, 1)  # RGB, YCbCr, Lab, CMYK
     alpha = min(1, sum(extra in (1, 2, 999) for extra in tags.get(338, ())))
     bits = max(tags.get(258) or (1,))
-    if bits > 8 and bands > 1:
+    if bits > 8 and bands > 1 or bits > 32:
         raise _too_deep(bits)
     _check_bands(bands, colours, alpha)
     if bits <= 8 and 2 in tags.get(339, ()):
