@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -39,13 +40,15 @@ def find_images(folder, left_out=None):
     Args: folder; left_out, a dict from a reason to paths, which gets all but hidden files; if None,
         a warning says them.
     """
-    others = {} if left_out is None else left_out
+    others = {}
     found = _list(folder, image_suffixes(), others)
     if not found:
         there = f" It holds {'; '.join(describe(others))}." if others else ""
         raise FileNotFoundError(f"{folder} holds no image ({', '.join(image_suffixes())}).{there}")
     if left_out is None:
         warn(folder, others)
+    else:
+        _add(others, left_out)
     return found
 
 
@@ -63,16 +66,16 @@ def _list(folder, suffixes, left_out):
             if entry.is_dir():
                 reason = "folders, which are not searched"
             elif suffix in suffixes and (entry.is_file() or entry.is_symlink()):
-                found.append(folder / entry.name)
+                found.append(entry.name)
                 continue
             elif suffix in VIDEO_SUFFIXES:
                 reason = f"videos, which are not decoded ({MAKE_FRAMES.format('VIDEO')})"
             elif suffix in HEIC_SUFFIXES:
-                reason = HEIC
+                reason = f"pictures in {HEIC}"
             else:
                 reason = "files of kinds that are not read"
             left_out.setdefault(reason, []).append(folder / entry.name)
-    return sorted(found, key=by_number)
+    return [folder / name for name in sorted(found, key=by_number)]
 
 
 def _is_hidden(name):
@@ -94,10 +97,13 @@ def outside(folder, parts, left_out):
     others = {}
     found = _list(folder, image_suffixes(), others)
     beside = [path for paths in others.values() for path in paths if path.name not in parts]
-    if found or beside:
-        left_out.setdefault(f"files or folders beside {', '.join(parts)}", []).extend(
-            found + beside
-        )
+    _add({f"files or folders beside {', '.join(parts)}": found + beside}, left_out)
+
+
+def _add(others, left_out):
+    for reason, paths in others.items():
+        if paths:
+            left_out.setdefault(reason, []).extend(paths)
 
 
 def describe(left_out):
@@ -135,12 +141,9 @@ def pair(images, masks, left_out):
     missing = [image for image in of_images if image not in found]
     if missing:
         raise FileNotFoundError(_not_found(missing, len(of_images), images, masks, unread))
-    for reason, paths in unread.items():
-        left_out.setdefault(reason, []).extend(paths)
+    _add(unread, left_out)
     used = set(found.values())
-    unused = [mask for mask in of_masks if mask not in used]
-    if unused:
-        left_out.setdefault(UNUSED, []).extend(unused)
+    _add({UNUSED: [mask for mask in of_masks if mask not in used]}, left_out)
     return [Sample(image, found[image]) for image in of_images]
 
 
@@ -213,9 +216,9 @@ def _shared(images, mask):
 
 
 def _forms(*names):
-    """Dict from the forms of a name, in small letters and with fewer and fewer words of tools, to
-    how many words are gone."""
-    found = {name.lower(): 0 for name in names}
+    """Dict from the forms of a name, whatever its capitals and the way it writes accents, with
+    fewer and fewer words of tools, to how many words are gone."""
+    found = {unicodedata.normalize("NFC", name).casefold(): 0 for name in names}
     queue = list(found)
     for form in queue:
         for shorter in (_AT_END.sub("", form), _AT_START.sub("", form)):
