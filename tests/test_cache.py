@@ -1,6 +1,8 @@
 """Decoded pictures on disk."""
 
+import hashlib
 import os
+import shutil
 
 import h5py
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from PIL import Image
 
 from keras_sanet import datasets
+from keras_sanet.pipeline import make_dataset
 
 
 @pytest.fixture
@@ -118,6 +121,47 @@ def test_two_views_of_one_frame_have_a_file_each(tmp_path):
     for crop_border, shape in ((False, (480, 640)), (True, (427, 561)), (False, (480, 640))):
         dataset = datasets.load("nyuv2", tmp_path, tmp_path / "cache", crop_border=crop_border)
         assert dataset.read(dataset.samples("test")[0])[1].shape == shape
+
+
+def test_a_cache_of_pictures_that_were_not_turned_is_not_used(root):
+    # What an earlier version stored for these bytes: the name hashed "1 image", the version.
+    data = (root / "data/images/a.png").read_bytes()
+    for version in (1, 2):
+        digest = hashlib.blake2b(f"{version} image".encode() + data, digest_size=16).hexdigest()
+        path = root / "cache" / digest[:2] / f"{digest}.npy"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.save(path, np.full((6, 8, 3), version, "uint8"))
+    dataset, sample = load(root)
+    assert (dataset.read(sample)[0] == 2).all()
+
+
+def test_a_turned_image_is_stored_upright_and_turned_once(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    pixels = np.arange(6 * 8 * 3).reshape(8, 6, 3).astype("uint8")
+    Image.fromarray(pixels).save(root / "data/images/a.png", exif=exif)
+    for _ in range(2):
+        dataset, sample = load(root)
+        assert dataset.sizes("train") == [(6, 8)]
+        np.testing.assert_array_equal(dataset.read(sample)[0], np.rot90(pixels, -1))
+
+
+def test_a_cache_that_cannot_be_written_is_no_unreadable_image(root):
+    for i in range(20):
+        for part in ("images", "masks"):
+            shutil.copy(root / "data" / part / "a.png", root / "data" / part / f"b{i}.png")
+    dataset = datasets.load("folder", root / "data", cache=root / "cache")
+    batches = make_dataset(dataset, "train", 4, 1, loader="pillow", on_bad_image="skip")
+    shutil.rmtree(root / "cache")
+    (root / "cache").write_bytes(b"a file, where a folder should be")
+    with pytest.raises(ValueError, match="The cache .*cache can't be written"):
+        batches[0]
+
+
+def test_a_file_in_the_place_of_a_cache_is_named(root):
+    (root / "cache").write_bytes(b"a file")
+    with pytest.raises(ValueError, match="The cache .*cache can't be written"):
+        load(root)
 
 
 def test_a_cache_that_cannot_be_written_is_named(root):

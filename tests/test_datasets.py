@@ -1,5 +1,7 @@
 """Data sets: which files make a sample, what their pixels become, and what is refused."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +165,23 @@ def test_an_interrupted_write_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         scenes.write(tmp_path / "scenes", size=SIZE, splits=Interrupted(train=1))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_two_that_draw_at_once_both_read_the_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(scenes, "SPLITS", {"train": 2, "val": 1})
+    both = threading.Barrier(2)
+
+    def draw(*arguments):
+        if arguments[1] == 0:
+            both.wait(60)  # neither is done before the other has begun
+        return drawn(0, arguments[1], SIZE)
+
+    drawn = scenes.draw
+    monkeypatch.setattr(scenes, "draw", draw)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda _: datasets.load("scenes", tmp_path / "drawn"), range(2)))
+    assert [len(dataset.samples("train")) for dataset in found] == [2, 2]
+    assert [path.name for path in tmp_path.iterdir()] == ["drawn"]
 
 
 # A folder of one's own
