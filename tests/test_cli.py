@@ -29,11 +29,11 @@ OPTIONS = {
         "--weight-decay", "--head-learning-rate-multiple", "--gradient-accumulation-steps",
         "--global-clipnorm", "--ema-momentum", "--freeze-batch-norm", "--contrast-range",
         "--rotation-range", "--blur-range", "--config", "--save-every", "--on-bad-image",
-        "--deterministic", "--devices",
+        "--deterministic", "--devices", "--max-pixels",
     ),
     "evaluate": (
         "--dataset", "--data", "--split", "--output", "--absent-as-zero", "--scales", "--flip",
-        "--window", "--bucket", "--batch-size",
+        "--window", "--bucket", "--batch-size", "--max-pixels",
     ),
     "ablate": (
         "--dataset", "--data", "--output", "--rows", "--seeds", "--rounds", "--report", "--verbose",
@@ -46,13 +46,14 @@ OPTIONS = {
     "summary": ("--size", "--batch-size", "--num-classes", "--depth", "--measure", "--rounds"),
     "save-preset": ("--dtype", "--licence"),
     "convert": ("--backbone", "--channels"),
+    "inspect": ("--data", "--sheet", "--class-weights", "--max-pixels"),
     "predict": (
         "--output", "--write", "--ids", "--scales", "--flip", "--window", "--bucket",
-        "--batch-size",
+        "--batch-size", "--max-pixels",
     ),
     "export": (
         "--format", "--image-size", "--batch-size", "--preprocessing", "--postprocessing",
-        "--precision", "--calibration-images",
+        "--precision", "--calibration-images", "--max-pixels",
     ),
 }  # fmt: skip
 
@@ -459,6 +460,67 @@ def test_predict_takes_the_frames_of_an_animated_picture(model, rng, tmp_path):
     )
     assert code == 0, error
     assert written(tmp_path / "out") == [f"clip_{index:02}_mask.png" for index in range(11)]
+
+
+def test_predict_turns_a_photograph_as_its_exif_says(model, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "photo.jpg", exif=exif)
+    code, _, error = call("predict", model, tmp_path / "photo.jpg", "--output", tmp_path / "out")
+    assert code == 0, error
+    for kind in ("mask", "overlay"):
+        with Image.open(tmp_path / f"out/photo_{kind}.png") as written:
+            assert written.size == SIZE  # as high as the stored one is wide
+
+
+def test_predict_says_what_it_leaves_out_of_a_folder(model, tmp_path):
+    for name in ("a.heic", "b.mp4", "c.txt"):
+        (tmp_path / name).touch()
+    Image.new("RGB", SIZE[::-1]).save(tmp_path / "photo.JFIF", "JPEG")
+    code, out, error = call("predict", model, tmp_path, "--output", tmp_path / "out")
+    assert code == 0, error
+    assert "of 1 images" in out
+    assert f"Left out of {tmp_path}" in error
+    for text in ("1 pictures in HEIC", "1 videos", "1 files of kinds that are not read"):
+        assert text in error
+
+
+def test_train_and_evaluate_say_what_the_data_leaves_out(data, model, tmp_path):
+    root = shutil.copytree(data, tmp_path / "data")
+    (root / "images/val/more.psd").touch()
+    _, _, error = train(root, "--output", tmp_path / "run", "--epochs", 0)
+    assert "Left out of data: 1 files of kinds that are not read: val/more.psd" in error
+    code, _, error = call("evaluate", model, "--dataset", "folder", "--data", root)
+    assert code == 0 and "Left out of data: 1 files" in error
+
+
+def test_inspect_says_once_what_the_data_leaves_out(data, tmp_path):
+    root = shutil.copytree(data, tmp_path / "data")
+    (root / "images/val/more.psd").touch()
+    _, out, error = call("inspect", "folder", "--data", root)
+    assert "note: left out: 1 files of kinds that are not read: val/more.psd." in out
+    assert "more.psd" not in error
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_max_pixels_bounds_the_pictures_of_one_command(data, model):
+    before = Image.MAX_IMAGE_PIXELS
+    source = ("--dataset", "folder", "--data", data)
+    for command in (
+        ("predict", model, data / "images/val"),
+        ("evaluate", model, *source),
+        ("train", *source, *NEW),
+    ):
+        code, _, error = call(*command, "--max-pixels", 900)  # of 24 x 40 = 960
+        assert code == 1 and "more than 900" in error and "--max-pixels" in error
+    assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_max_pixels_of_0_reads_any_picture(data, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    command = ("inspect", "folder", "--data", data)
+    assert call(*command)[0] == 1
+    assert call(*command, "--max-pixels", 0)[0] == 0
 
 
 def test_predict_says_how_to_make_frames_of_a_video(model, tmp_path):

@@ -218,6 +218,52 @@ def test_a_binary_mask_of_0_and_255_is_a_problem(root):
     assert len(problems) == 2 and all("holds 0 and 1" in problem for problem in problems)
 
 
+def test_masks_of_0_and_255_among_those_of_0_and_1_are_a_note(root):
+    (root / "classes.txt").write_text("sky\nroad\n", "utf-8")
+    replace_masks(root, (STRIPES > 1).astype("uint8"))
+    save(root / "masks/train/a.png", np.where(STRIPES > 1, 255, 0).astype("uint8"))
+    found = inspect(root)
+    assert found.problems == []
+    assert any("train: 1 masks hold 0 and 255 alone" in note for note in found.notes)
+
+
+def test_a_set_of_one_class_is_a_problem_with_the_way_out(root):
+    (root / "classes.txt").write_text("road\n", "utf-8")
+    replace_masks(root, np.where(STRIPES > 1, 255, 0).astype("uint8"))
+    (problem,) = inspect(root).problems
+    assert "one class, road" in problem and "background" in problem
+
+
+def test_images_that_are_turned_are_a_note(root, rng):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    path = root / "images/train/a.png"
+    Image.fromarray(rng.integers(0, 256, (*SIZE, 3), "uint8")).save(path, exif=exif)
+    found = inspect(root)
+    assert found.problems == []
+    (note,) = found.notes
+    assert "train: 1 images are turned" in note and "a.png" in note
+
+
+def test_a_mask_of_the_image_as_it_is_stored_is_a_problem_that_names_the_orientation(root, rng):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    path = root / "images/train/a.png"
+    Image.fromarray(rng.integers(0, 256, (*SIZE, 3), "uint8")).save(path, exif=exif)
+    (problem,) = inspect(root).problems
+    assert "differ in size" in problem and "orientation, 8" in problem
+
+
+def test_an_image_of_several_pictures_is_a_note(root, rng):
+    pictures = [Image.fromarray(rng.integers(0, 256, (*SIZE, 3), "uint8")) for _ in range(2)]
+    (root / "images/train/a.png").unlink()
+    pictures[0].save(root / "images/train/a.tif", save_all=True, append_images=pictures[1:])
+    found = inspect(root)
+    assert found.problems == []
+    (note,) = found.notes
+    assert "train: 1 images hold several pictures" in note and "a.tif" in note
+
+
 def test_a_stray_pixel_does_not_make_the_ids_one_off(root):
     mask = np.tile(STRIPES, (3, 1))
     mask[0, 0] = 4  # one of 2304
