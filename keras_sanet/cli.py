@@ -877,7 +877,7 @@ def _parser(recipe=None):
     def command(function, name=None):
         sub = commands.add_parser(
             name or function.__name__,
-            help=function.__doc__.partition("\n")[0],
+            help=(function.__doc__ or "").partition("\n")[0],  # none under python -OO
             description=function.__doc__,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )

@@ -623,8 +623,8 @@ def check_classes(channels, dataset):
     if dataset.num_classes == 1:
         raise ValueError(
             f"The data set {dataset.name!r} has one class, {dataset.class_names[0]!r}, so that "
-            "every pixel that is not void is right. Name two, background and the class, with ids of "
-            "their own in the masks."
+            "every pixel that is not void is right. Name two, background and the class, with ids "
+            "of their own in the masks."
         )
     if classes_of(channels) != dataset.num_classes:
         raise ValueError(
