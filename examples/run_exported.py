@@ -5,7 +5,7 @@
 
 MODEL is from `keras-sanet export ... --preprocessing --postprocessing`. Expect `street_mask.png`,
 of class ids, and `street_colour.png` where the file knows its colours. Not measured: other machines
-than two CPU cores (README, Deployment).
+than two CPU cores (examples/results/speed.md).
 """
 
 import argparse

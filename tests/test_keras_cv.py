@@ -30,7 +30,7 @@ def pairs(tmp_path):
 
 
 def augmented(pairs, layer):
-    """As the README shows it."""
+    """As examples/guides/data.md shows it."""
     pairs = pairs.map(lambda image, mask: {"images": image, "segmentation_masks": mask[..., None]})
     pairs = pairs.map(layer)
     (batch,) = pairs.map(
