@@ -11,10 +11,9 @@ from PIL import Image
 
 from keras_sanet.datasets.files import (
     VOID,
-    holds_several,
     open_image,
     open_mask,
-    orientation,
+    peculiarities,
     ranges,
     sizes_differ,
 )
@@ -293,8 +292,7 @@ def _look(sample):
     try:
         image = open_image(sample.image)
         finding.size = image.size
-        finding.orientation = orientation(sample.image)
-        finding.several = holds_several(sample.image)
+        finding.orientation, finding.several = peculiarities(sample.image)
         finding.digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
         if sample.mask is None:
             return finding

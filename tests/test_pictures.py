@@ -133,6 +133,12 @@ def test_heic_in_a_jpeg_s_name_says_how_it_is_read(tmp_path):
         read_image(path)
 
 
+def test_a_damaged_avif_is_not_taken_for_heic(tmp_path):
+    path = write(tmp_path / "a.avif", b"\0\0\0\x18ftypmif1\0\0\0\0avifmiaf" + bytes(100))
+    with pytest.raises(ValueError, match=r"a\.avif .* it is damaged, or none of PNG"):
+        read_image(path)
+
+
 def test_a_format_that_a_plugin_registers_is_found(tmp_path, monkeypatch):
     assert ".heic" not in image_suffixes()
     monkeypatch.setitem(Image.OPEN, "HEIF", Image.OPEN["AVIF"])

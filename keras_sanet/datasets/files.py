@@ -26,7 +26,7 @@ from keras_sanet.tables import html_lines, html_table
 _FORMATS = {
     "PNG": (".png", ".apng"),
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
-    "BMP": (".bmp", ".dib"),
+    "BMP": (".bmp",),
     "WEBP": (".webp",),
     "TIFF": (".tif", ".tiff"),
     "GIF": (".gif",),
@@ -195,13 +195,11 @@ class Dataset:
         )
 
     @classmethod
-    def of(cls, info, splits, class_ids, left_out=()):
+    def of(cls, info, splits, class_ids, left_out=None):
         """The set that an `Info` describes, as it was found on disk."""
         names, palette = list(info.classes), list(info.classes.values())
-        left_out = dict(left_out)
-        return cls(
-            info.name, names, palette, splits, class_ids, counts=info.counts, left_out=left_out
-        )
+        found = {"counts": info.counts, "left_out": left_out or {}}
+        return cls(info.name, names, palette, splits, class_ids, **found)
 
     @property
     def num_classes(self):
@@ -352,13 +350,13 @@ def open_file(source, page=0):
     Raises: Refused; Pillow's errors, which `_named` makes ones that name the file.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-        facts, head = headers.look(file, page), (file.seek(0), file.read(12))[1]
+        facts, heic = headers.look(file, page), headers.is_heic(file)
     try:
         source = io.BytesIO(source) if isinstance(source, bytes) else source
         image = Image.open(source, formats=_readable())
     except UnidentifiedImageError:
-        what = f"damaged, or none of {', '.join(_readable())}"
-        raise UnidentifiedImageError(f"it is {HEIC if headers.is_heic(head) else what}") from None
+        what = HEIC if heic else f"damaged, or none of {', '.join(_readable())}"
+        raise UnidentifiedImageError(f"it is {what}") from None
     try:
         if page:
             image.seek(page)
@@ -397,16 +395,12 @@ def upright(image):
     return turned
 
 
-def orientation(source):
-    """EXIF's orientation of a file or `Frame`, 1 to 8; 1 without one."""
+def peculiarities(source):
+    """EXIF's orientation of a file or `Frame`, 1 to 8, and whether the file holds more pictures
+    than the one that is read of it."""
     with _named(source), header(source) as image:
-        return _orientation(image)
-
-
-def holds_several(source):
-    """Whether a file holds more pictures than the one that is read of it."""
-    with _named(source), header(source) as image:
-        return image.format != "MPO" and getattr(image, "is_animated", False)
+        several = image.format != "MPO" and getattr(image, "is_animated", False)
+        return _orientation(image), several
 
 
 def size_of(image):
@@ -510,7 +504,7 @@ def sizes_differ(sample, image_size, mask_size):
         f"{sample.image} and its mask {sample.mask} differ in size (width, height): "
         f"{image_size} and {mask_size}."
     )
-    if mask_size == image_size[::-1] and (found := orientation(sample.image)) >= 5:
+    if mask_size == image_size[::-1] and (found := peculiarities(sample.image)[0]) >= 5:
         text += (
             f" The image is turned by its EXIF orientation, {found}, and the mask fits it as it is "
             "stored: turn the mask, or remove the orientation (exiftool -Orientation= FILE)."

@@ -96,9 +96,10 @@ def check_count(count):
         )
 
 
-def is_heic(head):
-    """Whether a file that begins so is HEIC, for which Pillow needs a plugin."""
-    return head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"heim", b"hevc", b"mif1")
+def is_heic(file):
+    """Whether a file is HEIC, for which Pillow needs a plugin."""
+    file.seek(4)
+    return re.match(rb"ftyp.{0,24}(hei[cxms]|hev[cxms])", file.read(40), re.DOTALL) is not None
 
 
 def _too_deep(bits):

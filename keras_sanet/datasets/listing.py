@@ -85,10 +85,9 @@ def _is_hidden(name):
 def visible_files(folder):
     """The files of a folder and of those in it."""
     return {
-        Path(part, name)
-        for part, _, names in os.walk(folder)
-        for name in names
-        if not _is_hidden(name)
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not any(map(_is_hidden, path.relative_to(folder).parts))
     }
 
 
