@@ -43,6 +43,7 @@ from keras_sanet.inference import gives_probabilities
 from keras_sanet.labels import scores
 from keras_sanet.layers.convolution import native_form
 from keras_sanet.layers.resizing import resize
+from keras_sanet.saving import full_disk_told
 
 _SUFFIXES = {"tf_saved_model": "", "onnx": ".onnx", "openvino": ".xml", "litert": ".tflite"}
 # The packages that a format needs, by the backends that can write it.
@@ -322,7 +323,10 @@ def _replacing(path):
     """Gives a path of the same name, in a hidden folder beside, that is moved to `path` with all
     that was written beside it once the block ends well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder:
+    with (
+        full_disk_told(path),
+        tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder,
+    ):
         new, old = Path(folder, "new"), Path(folder, "old")
         new.mkdir()
         old.mkdir()
@@ -443,7 +447,14 @@ def _write_openvino(job, path):
             )
     for name, value in job.classes.items():
         model.set_rt_info(json.dumps(value), ["keras_sanet", name])
-    openvino.save_model(model, path, compress_to_fp16=job.precision == "float16")
+    try:
+        openvino.save_model(model, path, compress_to_fp16=job.precision == "float16")
+    except RuntimeError as error:
+        if "iostream" not in str(error):
+            raise
+        raise OSError(
+            f"OpenVINO could not write {path.name}, and does not say why: the disk may be full."
+        ) from error
 
 
 def _write_litert(job, path):

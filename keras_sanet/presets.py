@@ -19,7 +19,9 @@ against theirs, file names that are not the config's, and sizes checked before m
 import functools
 import importlib
 import inspect
+import io
 import json
+import math
 from pathlib import Path
 
 import h5py
@@ -171,9 +173,8 @@ def save_preset(model, folder, figures=None, recipe=None, crop=None, licence=Non
     folder.parent.mkdir(parents=True, exist_ok=True)
     with saving.replacing(folder) as new:
         new.mkdir()
-        model.save_weights(new / _WEIGHTS)
-        if dtype == "float16":
-            _halve(new / _WEIGHTS)
+        weights = saving.weights_of(model, new)
+        (new / _WEIGHTS).write_bytes(_halved(weights) if dtype == "float16" else weights)
         described = {
             "format": _FORMAT,
             "builder": builder,
@@ -290,6 +291,14 @@ def _check(config):
             raise ValueError(
                 f"`arguments` holds {number}; sizes from 0 to {_LARGEST_ARGUMENT:,} are loaded."
             )
+    for name in arguments.keys() - {"class_names", "palette"}:
+        if (found := len(keras.tree.flatten(arguments[name]))) > saving.MOST_INTEGERS:
+            raise ValueError(f"`{name}` has {found:,} entries; {saving.MOST_INTEGERS} are loaded.")
+    shape = arguments.get("input_shape", ())
+    if math.prod(size or 1 for size in shape) > saving.MOST_PIXELS:
+        raise ValueError(
+            f"`input_shape` is {shape}; at most {saving.MOST_PIXELS:,} values are loaded."
+        )
 
 
 def _restore(preset, file, config):
@@ -401,11 +410,10 @@ def _summary(figures):
     return {k: v for k, v in figures.items() if k not in ("iou_per_image", "confusion")}
 
 
-def _halve(path):
-    """Stores the float32 values of a weights file as float16, where they are small enough."""
-    full = path.with_name(f"full.{path.name}")
-    path.rename(full)
-    with h5py.File(full, "r") as source, h5py.File(path, "w") as target:
+def _halved(weights):
+    """A weights file with its float32 values as float16, where they are small enough; as bytes."""
+    halved = io.BytesIO()
+    with h5py.File(io.BytesIO(weights), "r") as source, h5py.File(halved, "w") as target:
 
         def copy(name, item):
             if isinstance(item, h5py.Dataset):
@@ -418,7 +426,7 @@ def _halve(path):
 
         target.attrs.update(source.attrs)
         source.visititems(copy)
-    full.unlink()
+    return halved.getvalue()
 
 
 def _download_from_hugging_face(address, file):

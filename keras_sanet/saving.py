@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import threading
 import zipfile
 from pathlib import Path
@@ -29,11 +30,11 @@ _MEMBERS = ("config.json", "metadata.json", "model.weights.h5")
 _CONFIG_BYTES = 4 << 20  # SANet with EfficientNetV2-L, the longest known, has 1 MB
 _LARGEST = 1 << 20  # number of a config: filters, units, sizes
 _ANY_SIZE = ("seed", "shared_object_id")
-_MOST_VALUES_OF_A_SHAPE = 1 << 27  # 6,600 x 6,600 pixels of RGB
+MOST_PIXELS = 1 << 27  # times channels, of a shape: 6,600 x 6,600 of RGB
 _DEEPEST = 40  # lists and dicts in one another; a model in a model takes five
 SLACK = 1024  # values of variables that no file need hold, such as a generator's state
 _MOST_LAYERS = 1 << 12  # EfficientNetV2-L has 1,028
-_MOST_INTEGERS = 1 << 8  # in a list: taps, bins, blocks of stages
+MOST_INTEGERS = 1 << 8  # in a list: taps, bins, blocks of stages
 # What is made while a model is built: of each layer of SANet with EfficientNetV2-L, three and two.
 _MOST_CALLS = 1 << 14  # layers, and calls of them
 _MOST_TENSORS = 1 << 15  # shapes of maps
@@ -275,6 +276,21 @@ def replacing(path):
     remove(old)
 
 
+def weights_of(model, folder):
+    """The bytes of the `.weights.h5` of a model.
+
+    (Where the disk is full HDF5 prints tracebacks, and may end the process. Keras makes that of a
+    `.keras` in memory.)
+
+    Args: folder, where a `.keras` file may be for a moment.
+    """
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        whole = Path(temporary, "model.keras")
+        model.save(whole)
+        with zipfile.ZipFile(whole) as archive:
+            return archive.read("model.weights.h5")
+
+
 @contextlib.contextmanager
 def full_disk_told(path):
     """Context in which a full disk is an OSError that names the file or folder `path`.
@@ -413,15 +429,15 @@ def _check_list(path, key, value):
     computes nothing."""
     if key.endswith("shape"):
         sizes = [size for size in value if isinstance(size, (int, float)) and size]
-        if not abs(math.prod(sizes)) <= _MOST_VALUES_OF_A_SHAPE:
+        if not abs(math.prod(sizes)) <= MOST_PIXELS:
             raise _Refused(
-                f"{path} asks for {key:.60}={value!r:.100}. At most {_MOST_VALUES_OF_A_SHAPE:,} "
+                f"{path} asks for {key:.60}={value!r:.100}. At most {MOST_PIXELS:,} "
                 f"values are allowed. {_TRUST}"
             )
-    if len(value) > _MOST_INTEGERS and all(type(entry) is int for entry in value):
+    if len(value) > MOST_INTEGERS and all(type(entry) is int for entry in value):
         raise _Refused(
             f"{path} asks for a list of {len(value):,} integers, {key:.60}. At most "
-            f"{_MOST_INTEGERS} are allowed. {_TRUST}"
+            f"{MOST_INTEGERS} are allowed. {_TRUST}"
         )
     if key == "inbound_nodes":
         for call in value:

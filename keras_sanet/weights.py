@@ -1,7 +1,9 @@
 """Pretrained weights: checkpoints of torchvision and timm into our backbones; ImageNet by name."""
 
+import contextlib
 import dataclasses
 import hashlib
+import io
 import os
 import tempfile
 from pathlib import Path
@@ -12,6 +14,11 @@ import keras
 import numpy as np
 
 from keras_sanet import saving, tensors
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 # Keras's name of a variable -> the checkpoint's.
 _VARIABLES = {
@@ -231,9 +238,10 @@ def convert(backbone, checkpoint, output, **attributes):
         raise ValueError(f"`output` must end in .weights.h5. Received: {output}.")
     report = load_checkpoint(backbone, checkpoint)
     with saving.replacing(output) as temporary:
-        backbone.save_weights(temporary)
-        with h5py.File(temporary, "r+") as file:
+        content = io.BytesIO(saving.weights_of(backbone, output.parent))
+        with h5py.File(content, "r+") as file:
             file.attrs.update({**attributes, "sha256": _digest_of_arrays(file)})
+        temporary.write_bytes(content.getvalue())
     return report
 
 
@@ -267,11 +275,11 @@ def imagenet(variant, build):
         f"Fetch {source.url} by other means, put it into {folder} as {file.name}, and run this "
         f"again ({source.digest})."
     )
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
+    with _download_folder(folder) as temporary:
         if file.is_file():
             found = file
         else:
-            found = Path(temporary) / file.name
+            found = temporary / file.name
             try:
                 keras.utils.get_file(file.name, source.url, cache_dir=temporary, cache_subdir="")
             except Exception as error:  # Keras raises nothing narrower
@@ -290,8 +298,46 @@ def imagenet(variant, build):
             f"ImageNet weights of {variant}: licence {source.licence}, top-1 {source.top1} % "
             f"({source.url}); ImageNet itself is for non-commercial research."
         )
-        convert(build(variant), found, converted, source=source.url, licence=source.licence)
+        new = temporary / converted.name
+        convert(build(variant), found, new, source=source.url, licence=source.licence)
+        os.replace(new, converted)
     return converted
+
+
+@contextlib.contextmanager
+def _download_folder(folder):
+    """A hidden folder inside of another, removed in the end. Those of processes that were killed
+    are removed by the next.
+
+    Each process holds a lock on its own, which ends with it. (Windows has none of folders; what is
+    left over there stays.)
+    """
+    with contextlib.ExitStack() as stack:
+        with _lock(folder):  # nobody is between the making of a folder and its lock
+            for left in folder.glob(".download-*"):
+                with contextlib.suppress(FileNotFoundError), _lock(left, wait=False) as free:
+                    if free:
+                        saving.remove(left)
+            made = tempfile.TemporaryDirectory(dir=folder, prefix=".download-")
+            temporary = Path(stack.enter_context(made))
+            stack.enter_context(_lock(temporary))
+        yield temporary
+
+
+@contextlib.contextmanager
+def _lock(folder, wait=True):
+    """Context that holds the operating system's lock on a folder; yields whether it does."""
+    if fcntl is None:
+        yield False
+        return
+    descriptor, held = os.open(folder, os.O_RDONLY), False
+    try:
+        with contextlib.suppress(OSError):  # another's, or a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        yield held
+    finally:
+        os.close(descriptor)
 
 
 def _digest_of_arrays(file):

@@ -1,5 +1,6 @@
 """What every test starts from, and checkpoints with random weights."""
 
+import contextlib
 import functools
 import os
 import random
@@ -42,6 +43,24 @@ def float32_policy():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def full_disk():
+    """bytes -> context in which no file can be longer: what is written beyond fails, as on a full
+    disk, but with EFBIG."""
+    resource = pytest.importorskip("resource", reason="Windows has no limits on files")
+
+    @contextlib.contextmanager
+    def limited(size):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return limited
 
 
 @pytest.fixture(scope="session")

@@ -476,3 +476,14 @@ def test_the_command_calibrates_int8_with_image_files(model, format, tmp_path):
     x = images(SIZE)
     same = run(path, format, x)["logits"].argmax(-1) == logits_of(model, x).argmax(-1)
     assert same.mean() > 0.9
+
+
+@written("tf_saved_model", "onnx")
+def test_a_full_disk_is_one_error_that_names_the_file(format, full_disk, tmp_path):
+    needs(format)
+    path = tmp_path / NAMES[format]
+    image = keras.Input((8, 8, 3))
+    logits = keras.layers.Conv2D(2, 1, name="logits")(image)
+    with full_disk(100), pytest.raises(OSError, match=f"File too large: '{path}'"):
+        export(keras.Model(image, logits), path, format)
+    assert list(tmp_path.iterdir()) == []

@@ -298,6 +298,16 @@ def test_a_save_that_fails_leaves_the_old_preset(model, folder):
     assert sorted(os.listdir(folder.parent)) == ["mine"]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_full_disk_is_one_error_and_leaves_the_old_preset(dtype, model, folder, full_disk, capfd):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with full_disk(10_000), pytest.raises(OSError, match=f"File too large: '{folder}'"):
+        presets.save_preset(model, folder, dtype=dtype)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert list(folder.parent.glob(".*")) == []
+    assert "Traceback" not in capfd.readouterr().err  # HDF5's
+
+
 def test_a_folder_with_other_files_is_not_replaced(model, tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(FileExistsError, match=r"is no preset, and holds thesis\.txt"):
@@ -455,6 +465,8 @@ def test_an_unknown_argument_lists_the_known_ones(folder):
             "can't be loaded",
         ),  # 60 000^2 weights a gate
         ({"arguments": {"bins": [70_000]}}, "holds 70000"),
+        ({"arguments": {"bins": [1] * 20_000}}, "`bins` has 20,000 entries; 256 are loaded"),
+        ({"arguments": {"input_shape": [12_000, 12_000, 3]}}, "at most 134,217,728 values"),
         ({"arguments": {"num_classes": "3"}}, "num_classes"),
         ({"arguments": {"taps": [["s0"]]}}, "can't be loaded"),
     ],

@@ -24,7 +24,7 @@ from keras.src.saving.serialization_lib import SafeModeScope
 from PIL import Image
 
 import keras_sanet
-from keras_sanet import SANet, metrics, saving
+from keras_sanet import SANet, metrics, runs, saving
 from keras_sanet.datasets.files import frames, open_image
 
 SIZE = 32  # pixels a side
@@ -818,6 +818,108 @@ def test_weights_that_keras_writes_are_counted(tmp_path):
     for name in ("b.h5", "c.h5"):
         with pytest.raises((ValueError, FileNotFoundError), match=name):
             saving.check_weights(tmp_path / name)
+
+
+# What a run goes on from
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory):
+    """A state file after 3 epochs and 2 steps."""
+    path = tmp_path_factory.mktemp("state") / "cross_entropy_state.keras"
+    model = small_sanet()
+    model.compile("sgd", "mse")
+    runs.save_state(model, path, epoch=3, step=2)
+    return path
+
+
+def npz(**arrays):
+    """The bytes of a `.npz` file of arrays, or of the bytes of `.npy` files."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, array in arrays.items():
+            if not isinstance(array, bytes):
+                file = io.BytesIO()
+                np.save(file, array)
+                array = file.getvalue()
+            archive.writestr(f"{name}.npy", array)
+    return content.getvalue()
+
+
+def declaring(shape, dtype="|u1", data=b"0123"):
+    """A `.npy` file whose header says what it likes."""
+    file = io.BytesIO()
+    header = {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + data
+
+
+def zeros_packed():
+    content = io.BytesIO()
+    np.savez_compressed(content, epoch=1, step=0, metrics0=np.zeros(10**7))
+    return content.getvalue()
+
+
+PLACES = {
+    "no npz": b"something else",
+    "packed": zeros_packed(),
+    "nothing in it": npz(),
+    "no step": npz(epoch=1),
+    "epoch -1": npz(epoch=-1, step=0),
+    "epoch of several": npz(epoch=[1, 2], step=0),
+    "epoch NaN": npz(epoch=np.nan, step=0),
+    "epoch of text": npz(epoch="1", step=0),
+    "a pickle": npz(epoch=1, step=0, metrics0=declaring((1,), "|O")),
+    "more than is there": npz(epoch=1, step=0, metrics0=declaring((10**12,))),
+    "less than is there": npz(epoch=1, step=0, metrics0=declaring((3,))),
+    "negative sizes": npz(epoch=1, step=0, metrics0=declaring((-2, -2))),
+    "nothing a value": npz(epoch=1, step=0, metrics0=declaring((10**12,), "|V0", b"")),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_place_that_is_none_is_refused_and_not_unpacked(place, state, tmp_path):
+    path = crafted(
+        state, tmp_path / "evil.keras", leave=["place.npz"], more=[("place.npz", PLACES[place])]
+    )
+    if place != "no npz":
+        assert runs.place(state).epoch == 3
+    error, most = peak(lambda: runs.place(path))
+    assert "evil.keras can't be gone on from" in error
+    assert most < 20e6
+
+
+def test_a_state_packed_or_with_more_in_it_or_whose_weights_swell_is_refused(state, tmp_path):
+    with h5py.File(tmp_path / "weights", "w") as file:
+        not_stored(file, tmp_path)
+    weights = (tmp_path / "weights").read_bytes()
+    for message, changes in (
+        ("is compressed", {"compress": True}),
+        ("and nothing else", {"more": [("assets/x", b"")]}),
+        ("that is not stored whole", {"weights": weights}),
+    ):
+        path = crafted(state, tmp_path / "evil.keras", **changes)
+        with refusal(f"evil.keras can't be gone on from: .*{message}"):
+            runs.load_state(small_sanet(), path)
+
+
+def test_a_best_model_gives_its_weights_alone(good, tmp_path):
+    # Whatever its config asks for.
+    path = crafted(good, tmp_path / "best.keras", lambda_layer)
+    model = small_sanet()
+    saving.load_weights(model, path)
+    for ours, theirs in zip(model.get_weights(), saving.load_model(good).get_weights()):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_best_model_of_other_shapes_or_whose_weights_swell_is_named(good, tmp_path):
+    with h5py.File(tmp_path / "weights", "w") as file:
+        not_stored(file, tmp_path)
+    path = crafted(good, tmp_path / "best.keras", weights=(tmp_path / "weights").read_bytes())
+    with refusal("best.keras holds .* that is not stored whole"):
+        saving.load_weights(small_sanet(), path)
+    with refusal("good.keras is not of this model"):
+        saving.load_weights(SANet(3, "resnet_tiny", aggregator_filters=8, bins=None), good)
 
 
 # Images

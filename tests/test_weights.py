@@ -5,6 +5,7 @@ import functools
 import hashlib
 import http.server
 import lzma
+import os
 import re
 import shutil
 import threading
@@ -310,6 +311,19 @@ def test_a_checkpoint_that_does_not_fit_leaves_the_output_as_it_was(state, backb
     assert sorted(tmp_path.iterdir()) == [checkpoint, output]
 
 
+def test_a_full_disk_is_one_error_and_leaves_what_was_there(
+    state, backbone, full_disk, tmp_path, capfd
+):
+    output = tmp_path / "out.weights.h5"
+    output.write_text("old")
+    path = write(state, tmp_path / "a.safetensors")
+    with full_disk(10_000), pytest.raises(OSError, match=r"File too large: .*out\.weights\.h5"):
+        weights.convert(backbone, path, output)
+    assert output.read_text() == "old"
+    assert sorted(tmp_path.iterdir()) == [path, output]
+    assert "Traceback" not in capfd.readouterr().err  # HDF5's
+
+
 def test_convert_wants_the_suffix_of_keras(backbone, tmp_path):
     with pytest.raises(ValueError, match="must end in .weights.h5. Received: .*tiny.h5"):
         weights.convert(backbone, tmp_path / "tiny.pth", tmp_path / "tiny.h5")
@@ -410,6 +424,18 @@ def test_without_a_network_the_error_says_what_to_put_where(server, published, s
     write(state, published / "tiny.safetensors")
     assert_loaded(build(), state)
     assert sorted(p.name for p in published.iterdir()) == ["tiny.safetensors", "tiny.weights.h5"]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows locks no folders")
+def test_what_a_killed_download_left_is_removed_by_the_next_and_a_living_ones_is_not(published):
+    dead = published / ".download-dead"
+    dead.mkdir(parents=True)
+    (dead / "tiny.safetensors").write_text("half of it")
+    with weights._download_folder(published) as living:  # as of another process
+        assert list(published.iterdir()) == [living]
+        dead.mkdir()
+        build()
+        assert {path.name for path in published.iterdir()} == {living.name, "tiny.weights.h5"}
 
 
 def test_another_file_put_into_the_cache_is_named(server, published):
