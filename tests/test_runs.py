@@ -251,6 +251,20 @@ def test_a_lock_can_be_taken_again_by_its_thread_alone(tmp_path):
     assert take() == "taken"
 
 
+def test_an_epochs_state_is_saved_without_another_optimizer(tmp_path):
+    # Keras numbers optimizers by name: each one here is the next, if a save makes none.
+    names = []
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("adam", "mse")
+    note = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: names.append(keras.optimizers.Optimizer(1.0).name)
+    )
+    state = runs.State(tmp_path / "state.keras", None, None)
+    model.fit(np.ones((2, 2)), np.ones((2, 1)), epochs=4, verbose=0, callbacks=[state, note])
+    numbers = [int(name.rpartition("_")[2]) for name in names[1:]]
+    assert np.diff(numbers).tolist() == [1, 1]
+
+
 def test_another_batch_size_is_refused(pairs, tmp_path):
     dataset = datasets.load("folder", pairs)
     for size in (2, 4):
