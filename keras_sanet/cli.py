@@ -10,6 +10,7 @@ import glob
 import itertools
 import json
 import os
+import re
 import sys
 import time
 import warnings
@@ -27,12 +28,14 @@ from keras_sanet import (
     datasets,
     distribution,
     evaluation,
+    files,
     inference,
     models,
     pipeline,
     presets,
     recipes,
     report,
+    runs,
     saving,
     training,
     visualization,
@@ -60,6 +63,12 @@ _RECIPE = (
     "recipe", "dataset", "preset", "weights", *_AUGMENTATION, "batch_size", "epochs", "steps",
     "lovasz_epochs", "learning_rate", *_COMPILE, "precision", "seed",
 )  # fmt: skip
+# Options of `train` that say where others come from; that a config.json has not; and that may be
+# others when a run goes on.
+_SOURCES = ("recipe", "config", "resume")
+_NO_ARGUMENTS = ("command", "config", "resume", "verbose", "devices")
+_MAY_CHANGE = ("data", "cache", "max_pixels", "on_bad_image", "save_every")
+_CONFIG_BYTES = 1 << 20
 _PROTOCOL = list(ablation.PROTOCOLS["scenes"])  # options of `ablate`
 _MODELS = {name.lower(): builder for name, builder in presets.BUILDERS.items()}
 _MODEL_DEFAULTS = {"model": "sanet", "backbone": "resnext50", "aggregator_filters": 256}
@@ -74,7 +83,7 @@ def main(arguments=None):
     """
     options = _parser().parse_args(arguments)
     try:
-        if getattr(options, "recipe", None) or getattr(options, "config", None):
+        if any(getattr(options, name, None) for name in _SOURCES):
             # Their values come after those that are given.
             options = _parser(_defaults(options)).parse_args(arguments)
         with _scope(options) as devices, _pixel_limit():
@@ -157,23 +166,19 @@ def demo(options):
 
 def train(options):
     """Trains a model on a data set."""
-    if options.resume:
-        run = Path(options.resume)
-        if not (run / "config.json").is_file():
-            raise FileNotFoundError(f"{run} holds no config.json, so there is no run to resume.")
-        if (run / "evaluation.json").is_file():
-            raise FileExistsError(f"The run {run} is finished; its model is {run / 'model.keras'}.")
-        saved = _arguments_of(run / "config.json")
-        for name, absent in (("on_bad_image", "error"), ("save_every", None), ("max_pixels", None)):
-            if getattr(options, name) != absent:  # what may change
-                saved[name] = getattr(options, name)
-        options = argparse.Namespace(**{**vars(options), **saved, "output": str(run)})
-        if (run / "model.keras").is_file():  # and its evaluation is not
-            return _finish_train(_load_model(run / "model.keras"), _load_dataset(options), options)
-    elif options.dataset is None:
-        raise ValueError("--dataset must be given (or --resume RUN).")
-    elif options.preset:
-        _check_preset(options)
+    with contextlib.ExitStack() as held:
+        if options.resume:
+            options.output = _resumed(options)
+            held.enter_context(files.locked(options.output))
+        elif options.dataset is None:
+            raise ValueError("--dataset must be given (or --resume RUN).")
+        elif options.preset:
+            _check_preset(options)
+        _train(options, held)
+
+
+def _train(options, held):
+    """Args: held, the `contextlib.ExitStack` that is to have the lock of the run's folder."""
     dataset = _load_dataset(options)
     keras.utils.set_random_seed(options.seed)
     if options.deterministic:
@@ -197,6 +202,10 @@ def train(options):
         image_scale=options.image_scale,
         on_bad_image=options.on_bad_image,
     )
+    if options.resume and (options.output / "model.keras").is_file():  # its evaluation is not
+        loaders = {"train": train, "validation": val}
+        runs.write_config(options.output, _arguments(options), loaders)
+        return _finish_train(_load_model(options.output / "model.keras"), dataset, options)
     classes = {"class_names": dataset.class_names, "palette": dataset.palette}
     if options.preset:
         new = options.preset in presets.REFERENCES
@@ -206,10 +215,9 @@ def train(options):
         model = _build_model(
             options, dataset.num_classes, backbone_weights=options.weights, **classes
         )
-    if options.resume:
-        output = Path(options.output)
-    else:
-        output = _new_folder(options.output or f"runs/{options.dataset}-{model.name}")
+    if not options.resume:
+        options.output = _new_folder(options.output or f"runs/{options.dataset}-{model.name}")
+        held.enter_context(files.locked(options.output))
     by_epochs = options.steps is None
     length = options.epochs if by_epochs else f"{options.steps} steps"
     print(
@@ -225,7 +233,7 @@ def train(options):
         model,
         train,
         val,
-        output,
+        options.output,
         options.epochs if by_epochs else None,
         options.lovasz_epochs,
         options.learning_rate,
@@ -236,13 +244,12 @@ def train(options):
         verbose=_verbosity() if options.verbose is None else options.verbose,
         **{name: getattr(options, name) for name in _COMPILE},
     )
-    options.output = output
     _finish_train(model, dataset, options)
 
 
 def _finish_train(model, dataset, options):
     """Evaluates the model of a run and says where it is."""
-    output, split = Path(options.output), options.val_split
+    output, split = options.output, options.val_split
     if options.on_bad_image == "skip":
         dataset.splits[split] = [
             sample for sample in dataset.samples(split) if _opens(dataset, sample)
@@ -260,19 +267,82 @@ def _opens(dataset, sample):
     return True
 
 
+def _resumed(options):
+    """The folder of a run that is to go on.
+
+    Raises: where it is finished; ValueError that names the options which a run can't change.
+    """
+    run, path = Path(options.resume), Path(options.resume) / "config.json"
+    if (run / "evaluation.json").is_file():
+        raise FileExistsError(f"The run {run} is finished; its model is {run / 'model.keras'}.")
+    began = {**vars(_parser().parse_args(["train"])), **_arguments_of(path)}
+    given = _arguments(options)
+    began["output"] = str(run.resolve())
+    given["output"] = str(Path(options.output or run).resolve())
+    other = [
+        name
+        for name in given
+        if name not in _MAY_CHANGE and _words(name, given[name]) != _words(name, began[name])
+    ]
+    if other:
+        changes = "; ".join(
+            f"{_flag(name)} is {_shown(began[name])}, not {_shown(given[name])}" for name in other
+        )
+        again = " ".join(word for name in other for word in _words(name, given[name]))
+        raise ValueError(
+            f"A run goes on with the options that it began with: in {run} {changes}. Leave these "
+            f"out, or begin another run: keras-sanet train --config {path} {again}"
+            f"{'' if 'output' in other else ' --output FOLDER'}"
+        )
+    return run
+
+
 def _defaults(options):
-    """What a recipe or another run's config.json says where an option is not given."""
-    if options.config:
-        if options.recipe:
-            raise ValueError("Give --recipe or --config, not both.")
-        arguments = _arguments_of(Path(options.config))
-        return {name: value for name, value in arguments.items() if name != "output"}
-    recipe = recipes.get(options.recipe)
+    """What a recipe or a run's config.json says where an option is not given."""
+    given = [name for name in _SOURCES if getattr(options, name)]
+    if len(given) > 1:
+        raise ValueError(f"Give {' or '.join(map(_flag, given))}, not both.")
+    if options.recipe:
+        found = recipes.get(options.recipe)
+    elif options.config:
+        found = _taken(options, Path(options.config))
+    else:
+        path = Path(options.resume) / "config.json"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{options.resume} holds no config.json, so there is no run to resume. Begin it "
+                f"(again): keras-sanet train --output {options.resume} and its options."
+            )
+        return _taken(options, path)
     if options.preset:  # a whole model; the paper's have no weights yet
         whole = options.preset not in presets.REFERENCES
         for name in (*_MODEL_DEFAULTS, *(["weights"] if whole else [])):
-            recipe.pop(name, None)
-    return recipe
+            found.pop(name, None)
+    return found
+
+
+def _taken(options, path):
+    """What is taken of a config.json, which may be a stranger's: no folder to write into."""
+    found = _arguments_of(path)
+    found.pop("output", None)
+    cache = found.pop("cache", None)
+    if cache is not None and options.cache is None:
+        print(
+            f"{path} says --cache {cache}. It is written to, and so not taken from a file: give "
+            "--cache to have one.",
+            file=sys.stderr,
+        )
+    dataset = options.dataset or found.get("dataset")
+    drawn = dataset == "scenes" and options.data is None and found.get("data")
+    prepared = dataset == "tfds" and not options.data_options and found.get("data_options")
+    if drawn and not Path(drawn).is_dir():
+        raise ValueError(f"{path} says --data {drawn}, where scenes would be drawn. Give --data.")
+    if any(option.partition("=")[0].strip() == "data_dir" for option in prepared or ()):
+        raise ValueError(
+            f"{path} says --data-options {' '.join(prepared)}, a folder that TFDS writes to. Give "
+            "--data-options yourself."
+        )
+    return found
 
 
 def _check_preset(options):
@@ -599,8 +669,8 @@ def list_datasets(options):
     for info in datasets.infos():
         counts = ", ".join(f"{split} {count}" for split, count in info.counts.items())
         print(f"\n{info.name}: {info.title}, {len(info.classes)} classes; {counts}")
-        for files in info.files:
-            print(f"    files    {files}")
+        for what in info.files:
+            print(f"    files    {what}")
         print(f"    from     {info.url}\n    terms    {info.licence}\n    cite     {info.citation}")
     print("\ntfds: a set of TensorFlow Datasets, its name given as --data.")
     print("folder: your own images, masks and classes.txt.\nscenes: drawn by the package.")
@@ -627,8 +697,9 @@ def save_preset(options):
     for name in ("model.keras", "config.json", "evaluation.json"):
         if not (run / name).is_file():
             raise FileNotFoundError(f"{run} is no finished `train` run: it holds no {name}.")
-    config = _read_json(run / "config.json", "arguments", "versions")
-    arguments = config["arguments"]
+
+    versions = _read_json(run / "config.json", "arguments", "versions")["versions"]
+    arguments = _arguments_of(run / "config.json")
     recipe = {name: arguments[name] for name in _RECIPE if arguments.get(name) is not None}
     for name in {"weights", "preset"} & recipe.keys():
         recipe[name] = Path(recipe[name]).name  # where the file lies is nobody's business
@@ -636,7 +707,7 @@ def save_preset(options):
         _load_model(run / "model.keras"),
         options.output,
         figures=evaluation.read_figures(run / "evaluation.json"),
-        recipe={**recipe, "versions": config["versions"]},
+        recipe={**recipe, "versions": versions},
         crop=arguments.get("crop"),
         licence=options.licence,
         dtype=options.dtype,
@@ -789,23 +860,25 @@ def _load_model(preset, num_classes=None, load_weights=True):
 
 def _new_folder(path):
     path = Path(path)
-    if path.exists() and any(entry.name != ".lock" for entry in path.iterdir()):
-        resume = f", or go on with this run: keras-sanet train --resume {path}"
-        raise FileExistsError(
-            f"{path} exists and is not empty. Give another --output"
-            f"{resume if (path / 'data.json').is_file() else ''}."
-        )
+    # A run that was killed before it had a config.json left no more than these.
+    empty = re.compile(r"\.lock|\.new-[0-9]+-[0-9]+-config\.json").fullmatch
+    if path.exists() and not all(empty(entry.name) for entry in path.iterdir()):
+        resume = ""
+        with contextlib.suppress(OSError, ValueError):  # no run, or of another program
+            _arguments_of(path / "config.json")
+            resume = f", or go on with this run: keras-sanet train --resume {path}"
+        raise FileExistsError(f"{path} exists and is not empty. Give another --output{resume}.")
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def _arguments(options):
     """The options of `train` that make a run what it is, paths as absolute ones."""
-    left_out = ("command", "config", "resume", "verbose", "devices")
-    arguments = {name: value for name, value in vars(options).items() if name not in left_out}
+    arguments = {n: value for n, value in vars(options).items() if n not in _NO_ARGUMENTS}
     is_name = {
         "data": options.dataset == "tfds",
         "cache": False,
+        "output": False,
         "weights": options.weights == "imagenet",
         "preset": options.preset in presets.list_presets() or "://" in str(options.preset),
     }
@@ -816,11 +889,64 @@ def _arguments(options):
 
 
 def _arguments_of(path):
-    """What `_arguments` gave, from a run's config.json."""
-    arguments = _read_json(path, "arguments")["arguments"]
-    if "val_split" not in arguments:
+    """What `_arguments` gave, from a run's config.json: options of `train`, whose values are
+    checked as if they had been typed."""
+    if path.is_file() and path.stat().st_size > _CONFIG_BYTES:
+        raise ValueError(f"{path} must have at most {_CONFIG_BYTES} bytes to be a run's.")
+    found = _read_json(path, "arguments")["arguments"]
+    if "val_split" not in found:
         raise ValueError(f"{path} is of no run of `keras-sanet train`: call again what wrote it.")
-    return arguments
+    absent = vars(_parser().parse_args(["train"]))
+    unknown = [n for n in found if n not in absent or n in ("command", "config", "resume")]
+    if unknown:
+        raise ValueError(
+            f"{path} holds what is no option of a run: {', '.join(map(repr, unknown[:5]))}. Take "
+            "it out of the file."
+        )
+    try:
+        words = [word for name, value in found.items() for word in _words(name, value)]
+        typed = vars(_parser(kind=_Checker).parse_args(["train", *words]))
+        for name, value in found.items():
+            whole = name in _MODEL_DEFAULTS and typed["preset"] is not None
+            if value is None and absent[name] is not None:
+                if not whole:
+                    raise ValueError(f"argument {_flag(name)}: must have a value, and is null")
+                typed[name] = None
+            if (value is False or value == []) and absent[name] != value:
+                raise ValueError(f"argument {_flag(name)}: must have a value, and is {value}")
+    except ValueError as error:
+        raise ValueError(f"{path} is no run's: {error}.") from error
+    return {n: typed[n] for n in found if n == "output" or n not in _NO_ARGUMENTS}
+
+
+def _words(name, value):
+    """An option as it is typed; nothing where it is not."""
+    if value is None or value is False or value == []:
+        return []
+    if value is True:
+        return [_flag(name)]
+    words = []
+    for part in value if isinstance(value, (list, tuple)) else [value]:
+        text = isinstance(part, (str, Path))
+        if isinstance(part, bool) or not (text or isinstance(part, (int, float))):
+            raise ValueError(f"argument {_flag(name)}: must be a text or a number, and is {part!r}")
+        if text and str(part).startswith("-"):
+            raise ValueError(f"argument {_flag(name)}: {part!r} looks like an option")
+        # As a number below 0, argparse knows "-0.00001" and not "-1e-05".
+        number = isinstance(part, float)
+        words.append(np.format_float_positional(part, trim="0") if number else str(part))
+    return [_flag(name), *words]
+
+
+def _shown(value):
+    return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+
+class _Checker(argparse.ArgumentParser):
+    """Of options that nobody typed: its errors are raised."""
+
+    def error(self, message):
+        raise ValueError(message)
 
 
 def _read_json(path, *keys):
@@ -829,7 +955,7 @@ def _read_json(path, *keys):
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         found = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}. Train anew.") from error
     parts = [found, *(found.get(key) for key in keys)] if isinstance(found, dict) else [found]
     if not all(isinstance(part, dict) for part in parts):
@@ -864,9 +990,9 @@ def _positive(text):
     return value
 
 
-def _parser(recipe=None):
-    """Args: recipe, dict of defaults of `train`."""
-    parser = argparse.ArgumentParser(
+def _parser(recipe=None, kind=argparse.ArgumentParser):
+    """Args: recipe, dict of defaults of `train`; kind, of the parser."""
+    parser = kind(
         prog="keras-sanet",
         description="Scene parsing with SANet. The backend is Keras's: set KERAS_BACKEND to "
         "tensorflow, jax or torch.",
@@ -898,7 +1024,9 @@ def _parser(recipe=None):
     _add_data(sub, required=False)
     sub.add_argument("--val-split", default="val", help="split that chooses the checkpoint")
     sub.add_argument("--output", help="folder of the run, new or empty [runs/DATASET-MODEL]")
-    sub.add_argument("--resume", metavar="RUN", help="go on with the run in this folder")
+    sub.add_argument(
+        "--resume", metavar="RUN", help="go on with the run in this folder, with its options"
+    )
     sub.add_argument(
         "--config",
         metavar="RUN/config.json",

@@ -180,15 +180,13 @@ class Evaluation:
         return _interval(self._bootstrap(figure, samples, seed), level)
 
     def save(self, folder):
-        """Writes `evaluation.json` (every figure), `classes.csv` and `evaluation.txt` (the table).
+        """Writes `evaluation.txt` (the table), `classes.csv`, and last `evaluation.json` (every
+        figure), which says that all is there.
 
         Args: folder, made where it is missing.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.as_dict(), indent=1)
-        with replacing(folder / "evaluation.json") as path:
-            path.write_text(f"{text}\n", "utf-8")
         with replacing(folder / "evaluation.txt") as path:
             path.write_text(f"{self}\n", "utf-8", "backslashreplace")
         rows = self._rows()
@@ -199,6 +197,9 @@ class Evaluation:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(_without_nan(rows))
+        text = json.dumps(self.as_dict(), indent=1)
+        with replacing(folder / "evaluation.json") as path:
+            path.write_text(f"{text}\n", "utf-8")
 
     def as_dict(self):
         """All of it for JSON; what is not defined is None."""

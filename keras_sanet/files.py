@@ -1,6 +1,7 @@
 """Folders that two processes could write into at once, and JSON that others wrote."""
 
 import contextlib
+import itertools
 import json
 import os
 import reprlib
@@ -30,8 +31,8 @@ def locked(folder):
     The thread that has it may take it again inside. The operating system gives the lock back when
     the process ends, however it ends.
 
-    Raises: FileExistsError that names the process that holds it; ValueError where `.lock` is a link
-        or no file.
+    Raises: FileExistsError that names the process that holds it; ValueError that names a link which
+        leads out of the folder, and where `.lock` is a link or no file.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -39,6 +40,7 @@ def locked(folder):
     if backend.process()[0] != 0 or held in _HELD:  # of several processes the first alone writes
         yield
         return
+    _check_links(folder)
     with open_plain(folder / _LOCK) as file:
         try:
             if fcntl:
@@ -51,9 +53,10 @@ def locked(folder):
                 f"Another process writes into {folder}: {owner or 'unknown'}. Wait for it, stop "
                 "it, or give another folder."
             ) from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk, which what the process writes will tell
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            file.flush()
         for left in folder.glob(".new-*"):  # of processes that were killed
             remove(left)
         _HELD.add(held)
@@ -61,6 +64,21 @@ def locked(folder):
             yield
         finally:
             _HELD.discard(held)
+
+
+def _check_links(folder):
+    """Refuses links that lead out of a folder, where files would be written through them. (Folders
+    that are linked are left alone, but for TensorBoard's.)"""
+    root = folder.resolve()
+    logs = (os.scandir(found[0]) for found in os.walk(folder / "tensorboard"))
+    for entry in itertools.chain(os.scandir(folder), *logs):
+        target = Path(os.path.realpath(entry.path))
+        written = not entry.is_dir() or "tensorboard" in Path(entry.path).relative_to(folder).parts
+        if written and not target.is_relative_to(root):
+            raise ValueError(
+                f"{entry.path} is a link to {target}, out of the folder, and would be written "
+                "through. Remove it, or put the file in its place."
+            )
 
 
 def open_plain(path):
@@ -74,9 +92,10 @@ def open_plain(path):
 
 
 def check_plain(path):
-    """Raises ValueError where there is a link, a folder or a device at a path."""
+    """Raises ValueError where there is a link, hard or soft, a folder or a device at a path."""
     with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISREG(os.lstat(path).st_mode):
+        found = os.lstat(path)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
             raise ValueError(
                 f"{path} must be a file by itself, and is a link, a folder or a device. Remove it, "
                 "or give another folder."

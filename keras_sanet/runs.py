@@ -13,16 +13,20 @@ What `training.fit` keeps in it (`<phase>` is cross_entropy or lovasz):
 Of several processes the first alone writes (`distribution.is_chief`). Each file is replaced whole.
 At the end of an epoch the state is written last: a run that is killed before repeats the epoch, and
 what the epoch wrote then.
+
+A folder may be a stranger's: nothing is written through a link that leads out of it.
 """
 
 import collections
 import contextlib
 import csv
+import dataclasses
 import hashlib
 import io
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -38,7 +42,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sanet import backend, distribution, models, saving
+from keras_sanet import backend, distribution, files, models, saving
 from keras_sanet.metrics import assign_sum
 from keras_sanet.optimizers import averaged_weights
 from keras_sanet.saving import replacing
@@ -51,16 +55,33 @@ _HEAD = 4096  # bytes of a file that its entry in data.json is made from
 # The folder
 
 
+def arguments_of(folder):
+    """The arguments that a run's config.json keeps; {} where there is none.
+
+    Raises: ValueError that names the file, where it is damaged.
+    """
+    return _read_config(folder)["arguments"] if (Path(folder) / "config.json").is_file() else {}
+
+
+def _read_config(folder):
+    path, way_out = Path(folder) / "config.json", "Start another run."
+    found = files.read_json(path, way_out)
+    if not isinstance(found, dict) or not isinstance(found.get("arguments"), dict):
+        raise ValueError(f"{path} is damaged: it holds no dict of arguments. {way_out}")
+    return found
+
+
 def write_config(folder, arguments, loaders):
     """Writes what makes a run what it is, or checks that it goes on with the same data.
 
     Args:
         folder: of the run.
-        arguments: dict of JSON values.
+        arguments: dict of JSON values; in place of those that were kept, if it has all of them.
         loaders: dict from a role ("train", "validation") to a data set of `pipeline.make_dataset`;
             others have no `plan`, and are not looked at.
     Raises: ValueError with the difference, where the run began with other files, another order of
-        them, other classes or another batch size.
+        them, other classes, another batch size or augmentation; and where what says so is missing
+        or damaged.
     """
     folder = Path(folder)
     plans = {role: loader.plan for role, loader in loaders.items() if hasattr(loader, "plan")}
@@ -68,12 +89,20 @@ def write_config(folder, arguments, loaders):
         role: {
             "batch_size": plan.batch_size,
             "class_names": list(plan.dataset.class_names),
+            "augmentation": dataclasses.asdict(plan.augmentation),
             "files": files_of(plan.dataset.samples(plan.split)),
         }
         for role, plan in plans.items()
     }
+    found = json.loads(json.dumps(found))  # tuples are lists
     config, data = folder / "config.json", folder / "data.json"
-    if config.is_file() and data.is_file():
+    missing = [path for path in (config, data) if not path.is_file()]
+    if len(missing) == 1 and any(folder.glob("*_state.keras")):
+        raise ValueError(
+            f"{missing[0]} is missing, which says what the run began with. Put it back, or start "
+            "another run."
+        )
+    if not missing:
         try:
             began = json.loads(data.read_text("utf-8"))
             changes = [
@@ -81,13 +110,17 @@ def write_config(folder, arguments, loaders):
                 for role in found.keys() & began.keys()
                 for change in _changes(began[role], found[role])
             ]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"{data} is damaged: {error}. Start another run.") from error
         if changes:
             raise ValueError(
                 f"The data changed since the run {folder} began: {'; '.join(sorted(changes))}. Put "
                 "it back, or start another run."
             )
+        kept, arguments = _read_config(folder), json.loads(json.dumps(arguments))
+        changed = kept["arguments"] != arguments and kept["arguments"].keys() <= arguments.keys()
+        if changed and distribution.is_chief():
+            _write_json(config, {**kept, "arguments": arguments}, 2)
         return
     if not distribution.is_chief():
         return
@@ -113,9 +146,13 @@ def write_config(folder, arguments, loaders):
             for role, plan in plans.items()
         },
     }
-    for target, content, indent in ((config, contents, 2), (data, found, 0)):
-        with replacing(target) as path:
-            path.write_text(json.dumps(content, indent=indent) + "\n", "utf-8")
+    _write_json(config, contents, 2)
+    _write_json(data, found, 0)
+
+
+def _write_json(target, content, indent):
+    with replacing(target) as path:
+        path.write_text(json.dumps(content, indent=indent) + "\n", "utf-8")
 
 
 def files_of(samples):
@@ -147,7 +184,11 @@ def _changes(began, now):
     for name in ("batch_size", "class_names"):
         if began[name] != now[name]:
             yield f"{name} {began[name]}, now {now[name]}"
-    began, now = began["files"], now["files"]
+    was, augmentation = began.get("augmentation", {}), now["augmentation"]
+    for name in was.keys() & augmentation.keys():
+        if was[name] != augmentation[name]:
+            yield f"{name} {was[name]}, now {augmentation[name]}"
+    began, now = _uncached(began["files"]), _uncached(now["files"])
     for what, names in (
         ("more", now.keys() - began.keys()),
         ("less", began.keys() - now.keys()),
@@ -158,6 +199,11 @@ def _changes(began, now):
             yield f"{len(names)} {what} ({listed})"
     if began.keys() == now.keys() and list(began) != list(now):
         yield "another order"
+
+
+def _uncached(files):
+    """The same whether pictures are read through a cache, which names them "3.png [3]", or not."""
+    return {re.sub(r"([^/\\]+)(\.\w+) \[\1\]$", r"\1\2", name): files[name] for name in files}
 
 
 def _versions(packages):
@@ -189,21 +235,24 @@ def _revision():
 
 # Where a run is
 
-# Epochs that are done, steps of the next one, the steps that a phase had when it came to its end,
-# the metrics' values, and what dropout goes on from, which Keras does not save: its layers' seeds,
-# and the backend's own generators.
+# Epochs that are done, steps of the next one, the steps that a phase had when it came to its end, a
+# checksum of the figures of these epochs (None of older states), the metrics' values, and what
+# dropout goes on from, which Keras does not save: its layers' seeds, and the backend's own
+# generators.
 _ARRAYS = ("metrics", "seeds", "generators")
 Place = collections.namedtuple(
-    "Place", ("epoch", "step", "ended", *_ARRAYS), defaults=(0, 0, 0, (), (), ())
+    "Place", ("epoch", "step", "ended", "figures", *_ARRAYS), defaults=(0, 0, 0, None, (), (), ())
 )
 
 
 def place(path):
     """The `Place` that a state file holds; the beginning where there is none.
 
-    Raises: ValueError that names the file, where it is damaged.
+    Raises: ValueError that names the file, where it is damaged; and the phase's CSV, where its
+        figures are not those of the state.
     """
-    if not Path(path).is_file():
+    path = Path(path)
+    if not path.is_file():
         return Place()
     try:
         members = saving.check_state(path, (_PLACE, _ENDED))
@@ -212,12 +261,28 @@ def place(path):
         where = int(numbers["epoch"]), int(numbers["step"]), int(members.get(_ENDED, 0))
         if min(where) < 0:
             raise ValueError(f"it is of epoch {where[0]}, step {where[1]}")
+        figures = int(numbers["figures"]) if "figures" in numbers else None
         arrays = {
             kind: [array for name, array in found if name.startswith(kind)] for kind in _ARRAYS
         }
-        return Place(*where, **arrays)
+        result = Place(*where, figures, **arrays)
     except Exception as error:  # whatever zipfile, h5py and NumPy make of damage
         raise _damaged(path, error) from error
+    if result.figures not in (None, _figures(path, result.epoch)):
+        raise ValueError(
+            f"{_log_of(path)} has not the figures of the {result.epoch} epochs that {path.name} is "
+            f"of. {_PUT_BACK}"
+        )
+    return result
+
+
+def _log_of(state):
+    return state.with_name(state.name.replace("_state.keras", ".csv"))
+
+
+def _figures(state, epochs):
+    """Checksum of the figures beside a state, of its phase's first epochs."""
+    return zlib.crc32(json.dumps(rows(_log_of(Path(state)), epochs)).encode())
 
 
 def save_state(model, path, epoch, step):
@@ -233,7 +298,7 @@ def save_state(model, path, epoch, step):
         for i, variable in enumerate(variables)
     }
     numbers = io.BytesIO()
-    np.savez(numbers, epoch=epoch, step=step, **arrays)
+    np.savez(numbers, epoch=epoch, step=step, figures=_figures(path, epoch), **arrays)
     with replacing(path) as written, distribution.alone():
         model.save(written)
         with zipfile.ZipFile(written, "a") as archive:
@@ -275,6 +340,11 @@ def load_state(model, path):
     return found
 
 
+def resume_generators(path):
+    """Sets the backend's generators to where a phase left them that another process trained."""
+    backend.set_random_states(place(path).generators)
+
+
 def end(path, steps):
     """Notes in a state file that its phase, of so many steps, came to its end, early or not."""
     with replacing(path) as written:
@@ -284,6 +354,7 @@ def end(path, steps):
 
 
 _PLACE, _ENDED = "place.npz", "ended"
+_PUT_BACK = "Put it back; or delete it and the state beside it, and their phase begins anew."
 
 
 def _seeds(model):
@@ -309,9 +380,9 @@ def rows(path, epochs=None):
                 {name: float(value) for name, value in row.items() if value}
                 for row in csv.DictReader(file)
             ]
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is damaged: {error}.") from error
-    return [row for row in found if epochs is None or row["epoch"] < epochs]
+            return [row for row in found if epochs is None or row["epoch"] < epochs]
+        except (TypeError, ValueError, KeyError, csv.Error) as error:
+            raise ValueError(f"{path} is damaged: {error!r}. {_PUT_BACK}") from error
 
 
 # Callbacks
@@ -327,16 +398,22 @@ class Best(keras.callbacks.ModelCheckpoint):
 
     def __init__(self, path, log, monitor, mode):
         super().__init__(path, monitor=monitor, mode=mode, save_best_only=True)
-        self._log = log
+        self._log, self._begun = log, False
 
     def set_model(self, model):
         self._trained = model
         super().set_model(models.without_auxiliary(model))
 
+    def on_train_begin(self, logs=None):
+        self._begun = False
+
     def on_epoch_begin(self, epoch, logs=None):
+        if self._begun:
+            return
         known = [row[self.monitor] for row in rows(self._log, epoch) if self.monitor in row]
         best = min if self.mode == "min" else max
         self.best = best((value for value in known if not math.isnan(value)), default=None)
+        self._begun = True
 
     def on_epoch_end(self, epoch, logs=None):
         with averaged_weights(self._trained):  # in all processes, for they share the weights
@@ -347,7 +424,8 @@ class Best(keras.callbacks.ModelCheckpoint):
         path = self.filepath
         try:
             with replacing(path) as written, distribution.alone():
-                self.filepath = str(written)
+                # Keras formats it; a folder's name may have braces.
+                self.filepath = str(written).replace("{", "{{").replace("}", "}}")
                 super().on_epoch_end(epoch, logs)
         finally:
             self.filepath = path
@@ -367,20 +445,29 @@ class OfLogits(keras.callbacks.Callback):
 
 
 class Log(keras.callbacks.Callback):
-    """Every figure of every epoch as CSV; an epoch that is repeated has one row."""
+    """Every figure of every epoch as CSV; an epoch that is repeated has one row.
+
+    The file is read once and written whole: what happens to it meanwhile is mended.
+    """
 
     def __init__(self, path):
         super().__init__()
-        self._path = path
+        self._path, self._rows = path, None
+
+    def on_train_begin(self, logs=None):
+        self._rows = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._rows is None:
+            self._rows = rows(self._path, epoch)
 
     def on_epoch_end(self, epoch, logs=None):
-        found = rows(self._path, epoch)
-        found.append({"epoch": epoch, **{k: float(v) for k, v in (logs or {}).items()}})
-        names = list(dict.fromkeys(name for row in found for name in row))
+        self._rows.append({"epoch": epoch, **{k: float(v) for k, v in (logs or {}).items()}})
+        names = list(dict.fromkeys(name for row in self._rows for name in row))
         with replacing(self._path) as path, open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, names)
             writer.writeheader()
-            writer.writerows({**row, "epoch": int(row["epoch"])} for row in found)
+            writer.writerows({**row, "epoch": int(row["epoch"])} for row in self._rows)
 
 
 class Finite(keras.callbacks.Callback):

@@ -2,10 +2,13 @@
 
 import contextlib
 import importlib.util
+import inspect
 import math
+import warnings
 from pathlib import Path
 
 import keras
+import numpy as np
 
 from keras_sanet import distribution, files, models, runs, saving
 from keras_sanet.arguments import integer
@@ -20,6 +23,7 @@ from keras_sanet.schedules import poly_decay
 PHASES = {"cross_entropy": ("val_cross_entropy", "min"), "lovasz": ("val_mean_iou", "max")}
 _LOVASZ_BINS = 1024  # value within 1e-5 and gradient within 0.2 % of the exact loss
 _AUXILIARY_WEIGHT = 0.4  # PSPNet
+_SHOWN = 10  # classes named in a warning
 
 
 def compile(
@@ -136,6 +140,14 @@ def compile(
     model.optimizer.build(model.trainable_variables)
 
 
+# What `compile` takes beside the model and what `fit` tells it, with its defaults.
+_COMPILE = {
+    name: parameter.default
+    for name, parameter in inspect.signature(compile).parameters.items()
+    if parameter.default is not parameter.empty and name not in ("learning_rate", "loss")
+}
+
+
 def callbacks(folder, phase="cross_entropy", train=None, save_every=None, asked=()):
     """What a run keeps in its folder (see `runs`), and going on from it in another `fit`.
 
@@ -192,7 +204,8 @@ def fit(
     Calling it again with the same folder resumes: finished epochs are not repeated, and after
     Ctrl-C, SIGTERM or `save_every` finished steps neither. A run that was killed, or whose disk was
     full, goes on from the last state. With deterministic operations its figures are those of a run
-    that nothing happened to.
+    that nothing happened to. The arguments must be those that it began with, but for those that
+    change no figure; and it may be made longer, at the learning rates of the longer run.
 
     Args:
         model: images to logits, or to {"logits", "auxiliary"}; it is compiled here. The auxiliary
@@ -206,17 +219,21 @@ def fit(
         steps: of the first phase, instead of `epochs`; its last epoch is shorter.
         save_every: steps between states inside of an epoch; None for one an epoch.
         extra_callbacks: more Keras callbacks. verbose: of `model.fit`.
-        arguments: dict that config.json keeps, instead of those given here.
+        arguments: dict that config.json keeps, instead of those given here; of these, only what is
+            in it is compared when the run goes on.
         kwargs: for `compile`.
 
     Returns: the best model of the last phase, images to logits, not compiled.
 
     Raises:
         FileExistsError where another process trains into the folder.
-        ValueError where its run began with other data, `epochs` and `steps` are both given, or the
-            model is not for the classes of the data.
+        ValueError where its run began with other data or arguments, where a file of it is missing,
+            damaged or a link that leads out of it, where `epochs` and `steps` are both given, or
+            the model is not for the classes of the data.
         FloatingPointError that names the images of the step, where the loss is not finite.
         KeyboardInterrupt, SystemExit after the state was written.
+
+    Warns of classes that never occur in the first epoch's training and validation masks.
     """
     if validation is None:
         raise ValueError("`validation` must be given: it chooses the best model.")
@@ -231,11 +248,15 @@ def fit(
     lovasz_epochs = integer("lovasz_epochs", lovasz_epochs, least=0)
     if lovasz_learning_rate is None:
         lovasz_learning_rate = learning_rate / 10
-    arguments = arguments or {
+    own = {
         "epochs": epochs, "steps": steps, "lovasz_epochs": lovasz_epochs,
-        "learning_rate": learning_rate, "lovasz_learning_rate": lovasz_learning_rate,
-        **{name: value for name, value in kwargs.items() if isinstance(value, (int, float, str))},
+        "learning_rate": learning_rate, "steps_per_epoch": len(train),
+        **({"lovasz_learning_rate": lovasz_learning_rate} if lovasz_epochs else {}),
+        **{name: kwargs.get(name, default) for name, default in _COMPILE.items()},
     }  # fmt: skip
+    own = {name: v.item() if isinstance(v, np.generic) else v for name, v in own.items()}
+    more = {name: value for name, value in kwargs.items() if isinstance(value, (int, float, str))}
+    arguments = arguments or {**more, **own}
     phases = [
         ("cross_entropy", steps if epochs is None else epochs * len(train), learning_rate),
         ("lovasz", lovasz_epochs * len(train), lovasz_learning_rate),
@@ -248,8 +269,9 @@ def fit(
     for loader in loaders.values():
         if hasattr(loader, "plan"):
             check_classes(channels, loader.plan.dataset)
-    skipped = folder / "skipped.txt"
+    skipped, occurring = folder / "skipped.txt", _Occurring()
     with files.locked(folder), runs.stoppable() as asked, _causes(loaders.values()):
+        _check_arguments(folder, own)
         for phase, count, rate in phases:
             given, validated = (_for_outputs(model, data) for data in loaders.values())
             compile(model, count, rate, loss=phase, **kwargs)
@@ -266,6 +288,7 @@ def fit(
                     callbacks=[
                         runs.StopAt(count, len(train), len(train) - len(data)),
                         runs.Skipped(skipped, loaders.values()),
+                        occurring,
                         renaming,
                         *extra_callbacks,
                         *kept,
@@ -278,6 +301,7 @@ def fit(
                         runs.end(folder / f"{phase}_state.keras", count)
                     break
             distribution.wait()
+            runs.resume_generators(folder / f"{phase}_state.keras")
             best = folder / f"{phase}.keras"
             if not best.is_file():
                 raise FileNotFoundError(
@@ -292,6 +316,70 @@ def fit(
         count = len(skipped.read_text("utf-8").splitlines())
         print(f"{count} images could not be read and did not count: {skipped}")
     return model
+
+
+def _check_arguments(folder, now):
+    """Refuses other arguments than those that a run began with, but for more epochs or steps."""
+    began = runs.arguments_of(folder)
+
+    def longer(name):
+        values = began[name], now[name]
+        return all(isinstance(value, int) for value in values) and values[0] < values[1]
+
+    length = "epochs" if began.get("steps") is None else "steps"
+    names = now.keys() & began.keys() - ({"epochs", "steps"} - {length})
+    other = [name for name in sorted(names) if now[name] != began[name]]
+    fixed = (folder / "lovasz_state.keras").is_file()  # which began with the first phase's best
+    may = [name for name in other if name == "lovasz_epochs" or (name == length and not fixed)]
+    other = [name for name in other if name not in may or not longer(name)]
+    if other:
+        differences = "; ".join(f"`{name}` {began[name]}, now {now[name]}" for name in other)
+        raise ValueError(
+            f"The run {folder} began with other arguments: {differences}. Give those that it began "
+            "with, or another folder. (`epochs` and `steps` may become more before Lovász-softmax "
+            "begins, `lovasz_epochs` always.)"
+        )
+
+
+class _Occurring(keras.callbacks.Callback):
+    """Warns once of classes that never occur in the truth, as the metrics have counted it."""
+
+    def __init__(self):
+        super().__init__()
+        self._looked = set()
+
+    def on_test_begin(self, logs=None):  # the metrics still hold what training counted
+        self._look("training", "nothing can be learned from them")
+
+    def on_test_end(self, logs=None):
+        self._look("validation", "its figures say nothing")
+
+    def _look(self, which, so):
+        if which in self._looked or not distribution.is_chief():
+            return
+        self._looked.add(which)
+        metrics = [one for part in self.model.metrics for one in getattr(part, "metrics", [part])]
+        metrics = [metric for metric in metrics if hasattr(metric, "confusion_matrix")]
+        pixels = metrics[0].confusion_matrix().sum(axis=1)
+        names = next((metric.class_names for metric in metrics if metric.class_names), ())
+        names = names if len(names) == len(pixels) else [f"class {i}" for i in range(len(pixels))]
+        occurs = [name for name, count in zip(names, pixels) if count]
+        absent = [name for name, count in zip(names, pixels) if not count]
+        masks = f"this epoch's {which} masks"
+        if not occurs:
+            said = f"No pixel of {masks} has a class, all are void: {so}."
+        elif len(occurs) == 1:
+            said = (
+                f"Only one class occurs in {masks}, {occurs[0]!r}: {so}. (Are they of 0 and 255? "
+                "Masks of two classes hold 0 and 1; 255 is void.)"
+            )
+        elif absent:
+            more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
+            listed = f"{', '.join(absent[:_SHOWN])}{more}"
+            said = f"{len(absent)} classes never occur in {masks}: {listed}."
+        else:
+            return
+        warnings.warn(f"{said} `keras-sanet inspect` shows what masks hold.", stacklevel=2)
 
 
 def _for_outputs(model, data):

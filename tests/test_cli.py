@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from PIL import Image
 
 import keras_sanet
-from keras_sanet import backbones, cli, weights
+from keras_sanet import backbones, cli, files, weights
 from keras_sanet.version import __version__
 
 SIZE = (24, 40)  # height and width of the images
@@ -181,6 +182,86 @@ def test_a_run_that_stopped_in_its_evaluation_is_finished_by_resume(trained, tmp
     code, out, error = call("train", "--resume", run)
     assert code == 1
     assert f"The run {run} is finished" in error
+
+
+@pytest.fixture
+def stopped(trained, tmp_path):
+    """A run that was stopped in its evaluation."""
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    (run / "evaluation.json").unlink()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("option", "began"),
+    [
+        (("--batch-size", "2"), "4, not 2"),
+        (("--learning-rate", "0.1"), "0.001, not 0.1"),
+        (("--crop", "64", "64"), "32 32, not 64 64"),
+        (("--model", "sanet"), "fcn, not sanet"),
+        (("--epochs", "2"), "1, not 2"),
+        (("--steps", "9"), "None, not 9"),
+        (("--seed", "1"), "0, not 1"),
+        (("--deterministic",), "False, not True"),
+        (("--data-options", "depth=1"), ", not depth=1"),
+        (("--rotation-range", "-0.00001", "10.0"), "0.0 0.0, not -1e-05 10.0"),
+    ],
+    ids=str,
+)
+def test_resume_names_an_option_that_a_run_can_not_change(stopped, option, began):
+    code, _, error = call("train", "--resume", stopped, *option)
+    again = f"keras-sanet train --config {stopped}/config.json {' '.join(option)} --output FOLDER"
+    assert code == 1
+    assert f"{option[0]} is {began}. Leave these out, or begin another run: {again}\n" in error
+
+
+def test_resume_takes_no_other_output(stopped, tmp_path):
+    code, _, error = call("train", "--resume", stopped, "--output", tmp_path / "other")
+    assert code == 1 and f"--output is {stopped}, not {tmp_path / 'other'}." in error
+    assert not (tmp_path / "other").exists()
+
+
+def test_resume_takes_the_same_values_and_moved_data(stopped, data, tmp_path):
+    shutil.copytree(data, tmp_path / "moved")
+    code, _, error = call(
+        *("train", "--resume", stopped, "--data", tmp_path / "moved", "--batch-size", 4),
+        *("--crop", 32, 32, "--output", stopped, "--save-every", 9, "--on-bad-image", "skip"),
+        *("--verbose", 0),
+    )
+    assert code == 0, error
+    arguments = json.loads((stopped / "config.json").read_text("utf-8"))["arguments"]
+    assert (arguments["data"], arguments["save_every"]) == (str(tmp_path / "moved"), 9)
+
+
+def test_resume_refuses_other_data_with_the_difference(stopped, data, tmp_path):
+    other = shutil.copytree(data, tmp_path / "other")
+    shutil.copy(other / "images/val/val0.png", other / "images/val/val1.png")
+    code, _, error = call("train", "--resume", stopped, "--data", other)
+    assert code == 1 and "validation: 1 changed (val1.png). Put it back" in error
+
+
+def test_a_run_has_one_process(stopped):
+    with ThreadPoolExecutor(1) as other, files.locked(stopped):
+        code, _, error = other.submit(call, "train", "--resume", stopped).result()
+    assert code == 1 and f"Another process writes into {stopped}: process {os.getpid()} on" in error
+
+
+def test_resume_writes_through_no_link(stopped, tmp_path):
+    (tmp_path / "mine").write_text("kept")
+    (stopped / "evaluation.txt").unlink()
+    (stopped / "evaluation.txt").symlink_to(tmp_path / "mine")
+    code, _, error = call("train", "--resume", stopped)
+    assert code == 1 and f"{stopped / 'evaluation.txt'} is a link to" in error
+    assert (tmp_path / "mine").read_text() == "kept"
+
+
+def test_a_run_killed_while_its_config_was_written_is_begun_by_the_same_call(tmp_path):
+    (tmp_path / ".lock").write_text("process 7 on moon")
+    (tmp_path / ".new-7-140-config.json").write_text("{")
+    assert cli._new_folder(tmp_path) == tmp_path
+    (tmp_path / ".new-thesis").write_text("mine")
+    with pytest.raises(FileExistsError, match="is not empty"):
+        cli._new_folder(tmp_path)
 
 
 def test_what_is_given_beside_a_config_wins(trained, tmp_path):

@@ -545,6 +545,14 @@ def test_json_and_csv_hold_null_and_nothing_for_what_is_not_defined(model, tmp_p
     assert [row["iou"] for row in rows] == ["0.5", "0.0", ""]
 
 
+@pytest.mark.parametrize("name", ["evaluation.txt", "classes.csv"])
+def test_evaluation_json_is_the_last_file(found, tmp_path, name):
+    (tmp_path / name).mkdir()  # can't be written
+    with pytest.raises(OSError, match=name):
+        found.save(tmp_path)
+    assert not (tmp_path / "evaluation.json").exists()
+
+
 @pytest.mark.filterwarnings("ignore")  # pytest would keep them
 def test_memory_does_not_grow_with_the_images(model, tmp_path, rng):
     pairs = [(rng.integers(0, 3, (64, 64)), rng.integers(0, 3, (64, 64))) for _ in range(40)]

@@ -137,6 +137,91 @@ def test_a_damaged_config_of_a_run_is_named(tmp_path, command, config):
     assert f"{tmp_path / 'config.json'} is damaged" in error
 
 
+ARGUMENTS = {"dataset": "folder", "val_split": "val", "batch_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("named", "arguments"),
+    [
+        ("--batch-size: invalid int value: 'many'", {"batch_size": "many"}),
+        ("--batch-size: invalid int value: '4.5'", {"batch_size": 4.5}),
+        ("--batch-size: expected one argument", {"batch_size": True}),
+        ("--batch-size: must have a value, and is null", {"batch_size": None}),
+        ("--batch-size: must have a value, and is False", {"batch_size": False}),
+        ("--batch-size: must be a text or a number, and is {'a': 1}", {"batch_size": {"a": 1}}),
+        ("unrecognized arguments: 4", {"batch_size": [2, 4]}),
+        ("--crop: must be a text or a number, and is [1]", {"crop": [[1], 2]}),
+        ("--crop: must have a value, and is []", {"crop": []}),
+        ("--crop: expected 2 arguments", {"crop": [32]}),
+        ("--data-options: '--resume=a' looks like an option", {"data_options": ["--resume=a"]}),
+        ("--data: '-h' looks like an option", {"data": "-h"}),
+        ("--learning-rate: must be a number above 0", {"learning_rate": 0}),
+        ("--learning-rate: must be a number above 0", {"learning_rate": float("nan")}),
+        ("--model: invalid choice: 'unet'", {"model": "unet"}),
+        ("--model: must have a value, and is null", {"model": None}),
+        ("--verbose: invalid choice: 7", {"verbose": 7}),
+        ("--recipe: invalid choice: 'mine'", {"recipe": "mine"}),
+        ("unrecognized arguments: yes", {"deterministic": "yes"}),
+        ("what is no option of a run: 'lr'", {"lr": 1}),
+        ("what is no option of a run: 'resume'", {"resume": "elsewhere"}),
+        ("what is no option of a run: 'command'", {"command": "demo"}),
+        ("what is no option of a run: 'config'", {"config": "a"}),
+        ("must have at most 1048576 bytes", {"data": "a" * 2**20}),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+@pytest.mark.parametrize("source", ["config", "resume"])
+def test_what_could_not_be_typed_is_refused_in_a_config(tmp_path, named, arguments, source):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"arguments": {**ARGUMENTS, **arguments}}))
+    code, error = call("train", f"--{source}", path if source == "config" else tmp_path)
+    assert code == 1 and str(path) in error and named in error, error
+    assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
+
+
+def test_a_config_nested_without_end_is_damaged(tmp_path):
+    (tmp_path / "config.json").write_text('{"arguments": ' + "[" * 10**5)
+    code, error = call("train", "--config", tmp_path / "config.json")
+    assert code == 1 and f"{tmp_path / 'config.json'} is damaged" in error
+
+
+def written(tmp_path, **arguments):
+    """Options of `train` with the config.json of these arguments, and what was said."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"arguments": {**ARGUMENTS, **arguments}}))
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        defaults = cli._defaults(cli._parser().parse_args(["train", "--config", str(path)]))
+    return cli._parser(defaults).parse_args(["train"]), said.getvalue()
+
+
+def test_every_option_of_a_config_is_taken_as_it_was(tmp_path):
+    line = "train --dataset folder --data d --crop 8 9 --rotation-range -0.00001 10 --deterministic"
+    line += " --weight-decay 1e-300 --freeze-batch-norm --data-options a=1 b= --seed 4294967295"
+    given = cli._parser().parse_args(line.split())
+    arguments = json.loads(json.dumps(cli._arguments(given)))
+    options, said = written(tmp_path, **arguments)
+    assert (json.loads(json.dumps(cli._arguments(options))), said) == (arguments, "")
+
+
+def test_a_config_of_the_first_version_is_taken(tmp_path):
+    first = {"devices": ["auto"], "output": "runs/a", "cache": None, "scale_range": [0.5, 2.0]}
+    options, said = written(tmp_path, **first)
+    assert (options.batch_size, options.output, options.optimizer, said) == (2, None, "adamw", "")
+
+
+def test_a_folder_to_write_into_is_not_taken_from_a_config(tmp_path):
+    options, said = written(tmp_path, cache=str(tmp_path / "theirs"))
+    assert options.cache is None
+    assert f"says --cache {tmp_path / 'theirs'}. It is written to, and so not taken" in said
+    for arguments in (
+        {"dataset": "scenes", "data": str(tmp_path / "theirs")},
+        {"dataset": "tfds", "data": "a", "data_options": [f"data_dir={tmp_path / 'theirs'}"]},
+    ):
+        with pytest.raises(ValueError, match="config.json says --data.*Give --data"):
+            written(tmp_path, **arguments)
+
+
 def test_damaged_figures_of_a_run_are_named(tmp_path):
     whole = {"arguments": {}, "versions": {}}
     (tmp_path / "config.json").write_text(json.dumps(whole))

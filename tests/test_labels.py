@@ -4,7 +4,6 @@ have one channel."""
 import keras
 import numpy as np
 import pytest
-from keras import ops
 
 from keras_sanet import labels
 from keras_sanet.losses import LovaszSoftmax, SegmentationLoss, lovasz_softmax

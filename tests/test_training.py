@@ -1,5 +1,8 @@
 """The paper's recipe, its two phases, what a run keeps, and resuming it."""
 
+import dataclasses
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -272,6 +275,56 @@ def test_without_epochs_nothing_is_trained(noise, tmp_path):
     train, val = loaders(noise)
     assert training.fit(model, train, val, tmp_path / "none", 0) is model
     assert not (tmp_path / "none").exists()
+
+
+# Classes that never occur
+
+
+@pytest.fixture(scope="module")
+def fit_masks():
+    """A function that trains with all pixels of these training and validation masks, and gives
+    what it warned of."""
+    model = fcn(class_names=["low", "middle", "high"])
+    training.compile(model, 10, **PLAIN)
+
+    def fit(*masks):
+        image = np.zeros((1, 24, 32, 3), "uint8")
+        (x, y), validation = ((image, np.resize(np.uint8(ids), (1, 24, 32))) for ids in masks)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            model.fit(
+                x, y, epochs=2, validation_data=validation, verbose=0,
+                callbacks=[training._Occurring()],
+            )  # fmt: skip
+        return [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
+
+    return fit
+
+
+def test_classes_that_never_occur_are_named_once(fit_masks):
+    train, validation = fit_masks([0, 2, 255], [1, 2])
+    assert train.startswith("1 classes never occur in this epoch's training masks: middle.")
+    assert validation.startswith("1 classes never occur in this epoch's validation masks: low.")
+    assert train.endswith("`keras-sanet inspect` shows what masks hold.")
+
+
+def test_nothing_is_said_where_all_classes_occur(fit_masks):
+    assert fit_masks([0, 1, 2], [0, 1, 2, 255]) == []
+
+
+def test_masks_of_0_and_255_are_masks_of_one_class(fit_masks):
+    train, validation = fit_masks([0, 255], [255])
+    assert train.startswith(
+        "Only one class occurs in this epoch's training masks, 'low': nothing can be learned from "
+        "them. (Are they of 0 and 255? Masks of two classes hold 0 and 1; 255 is void.)"
+    )
+    assert validation.startswith("No pixel of this epoch's validation masks has a class")
+
+
+def test_fit_warns_of_them(noise, tmp_path):
+    dataset = dataclasses.replace(noise, class_ids=dict.fromkeys(range(256), 1))
+    with pytest.warns(UserWarning, match="Only one class occurs in .* training masks, 'class 1'"):
+        training.fit(fcn(), *loaders(dataset), tmp_path, 1, verbose=0, **PLAIN)
 
 
 # Plain Keras
