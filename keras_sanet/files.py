@@ -1,7 +1,6 @@
 """Folders that two processes could write into at once, and JSON that others wrote."""
 
 import contextlib
-import itertools
 import json
 import os
 import reprlib
@@ -20,6 +19,7 @@ except ImportError:  # Windows
     import msvcrt
 
 _LOCK = ".lock"
+_LOGS = "tensorboard"  # folder of a run
 _HELD = set()  # (thread, folder) of the locks that this process has
 _LARGEST = 32 << 20  # bytes of a JSON file
 
@@ -32,7 +32,7 @@ def locked(folder):
     the process ends, however it ends.
 
     Raises: FileExistsError that names the process that holds it; ValueError that names a link which
-        leads out of the folder, and where `.lock` is a link or no file.
+        leads out of the folder.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -41,22 +41,21 @@ def locked(folder):
         yield
         return
     _check_links(folder)
-    with open_plain(folder / _LOCK) as file:
+    with open_plain(folder / _LOCK, buffering=0) as file:
         try:
             if fcntl:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             else:
                 msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         except (BlockingIOError, PermissionError) as error:
-            owner = file.read(1000).decode("utf-8", "replace").strip()
+            holder = file.read(200).decode("utf-8", "replace").strip() or "unknown"
             raise FileExistsError(
-                f"Another process writes into {folder}: {owner or 'unknown'}. Wait for it, stop "
-                "it, or give another folder."
+                f"Another process writes into {folder}: {holder}. Wait for it, stop it, or give "
+                "another folder."
             ) from error
-        with contextlib.suppress(OSError):  # a full disk, which what the process writes will tell
+        with contextlib.suppress(OSError):  # a full disk, which what comes next will tell
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-            file.flush()
         for left in folder.glob(".new-*"):  # of processes that were killed
             remove(left)
         _HELD.add(held)
@@ -67,38 +66,48 @@ def locked(folder):
 
 
 def _check_links(folder):
-    """Refuses links that lead out of a folder, where files would be written through them. (Folders
-    that are linked are left alone, but for TensorBoard's.)"""
+    """Refuses links that lead out of a folder, where they would be written through. (Folders that
+    are linked are left alone, but for TensorBoard's.)"""
     root = folder.resolve()
-    logs = (os.scandir(found[0]) for found in os.walk(folder / "tensorboard"))
-    for entry in itertools.chain(os.scandir(folder), *logs):
+    logs = (entry for found in os.walk(folder / _LOGS) for entry in _entries(found[0]))
+    written = [entry for entry in _entries(folder) if not entry.is_dir() or entry.name == _LOGS]
+    for entry in (*written, *logs):
         target = Path(os.path.realpath(entry.path))
-        written = not entry.is_dir() or "tensorboard" in Path(entry.path).relative_to(folder).parts
-        if written and not target.is_relative_to(root):
+        if not target.is_relative_to(root):
             raise ValueError(
-                f"{entry.path} is a link to {target}, out of the folder, and would be written "
+                f"{entry.path} is a link to {target}, out of its folder, and would be written "
                 "through. Remove it, or put the file in its place."
             )
 
 
-def open_plain(path):
+def _entries(folder):
+    with os.scandir(folder) as entries:
+        return list(entries)
+
+
+def open_plain(path, buffering=-1):
     """Opens a file to read and write its bytes, from its beginning; made if it is not there.
 
-    Raises: ValueError where it is a link, which could lead out of its folder, or no file.
+    Raises: ValueError where it is a link, one of several names of a file, or no file, for what is
+        written could go elsewhere.
     """
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     check_plain(path)
-    return os.fdopen(os.open(path, flags, 0o666), "r+b")
+    new = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    file = open(
+        path, "rb+", buffering, opener=lambda name, flags: os.open(name, flags | new, 0o666)
+    )
+    if os.fstat(file.fileno()).st_nlink > 1:
+        file.close()
+        raise ValueError(f"{path} must be a file by itself, and has other names too. Remove it.")
+    return file
 
 
 def check_plain(path):
-    """Raises ValueError where there is a link, hard or soft, a folder or a device at a path."""
+    """Raises ValueError where there is a link, a folder or a device at a path."""
     with contextlib.suppress(FileNotFoundError):
-        found = os.lstat(path)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
             raise ValueError(
-                f"{path} must be a file by itself, and is a link, a folder or a device. Remove it, "
-                "or give another folder."
+                f"{path} must be a file by itself, and is a link or no file. Remove it."
             )
 
 

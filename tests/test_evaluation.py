@@ -364,7 +364,7 @@ def test_a_journal_that_is_a_link_is_not_written_through(model, tmp_path):
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
     folder.mkdir()
     (folder / "images.jsonl").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ValueError, match="images.jsonl must be a file by itself"):
+    with pytest.raises(ValueError, match="images.jsonl is a link to .*elsewhere, out of its"):
         evaluate(model, dataset, "val", folder)
     assert not (tmp_path / "elsewhere").exists()
 

@@ -41,18 +41,28 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
         assert str(os.getpid()) in (tmp_path / ".lock").read_text("utf-8")
 
 
+@pytest.mark.parametrize("name", [".lock", "evaluation.txt", "images.jsonl"])
 @pytest.mark.parametrize("there", [True, False], ids=["of a file", "of nothing"])
-def test_a_lock_that_is_a_link_is_refused_and_its_target_left(tmp_path, there):
+def test_a_link_out_of_the_folder_is_refused_and_its_target_left(tmp_path, name, there):
     target, folder = tmp_path / "target", tmp_path / "run"
     folder.mkdir()
     if there:
         target.write_text("mine", "utf-8")
-    (folder / ".lock").symlink_to(target)
-    refused = pytest.raises(ValueError, match="run/.lock is a link to")
+    (folder / name).symlink_to(target)
+    refused = pytest.raises(ValueError, match=f"run/{name} is a link to .*target, out of its")
     with refused, files.locked(folder):
         pass
     assert target.exists() == there
     assert not there or target.read_text("utf-8") == "mine"
+
+
+@pytest.mark.parametrize("link", ["symlink", "link"])
+def test_a_lock_that_is_another_name_of_a_file_is_refused(tmp_path, link):
+    (tmp_path / "model.keras").write_text("mine", "utf-8")
+    getattr(os, link)(tmp_path / "model.keras", tmp_path / ".lock")
+    with pytest.raises(ValueError, match=".lock must be a file by itself"), files.locked(tmp_path):
+        pass
+    assert (tmp_path / "model.keras").read_text("utf-8") == "mine"
 
 
 @pytest.mark.parametrize(

@@ -207,7 +207,9 @@ def test_a_second_run_into_a_folder_is_refused(pairs, tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         try:
             assert other.stdout.readline() == b"held\n"
-            with pytest.raises(FileExistsError, match="Another process .*: process 7 on moon. Wait"):
+            with pytest.raises(
+                FileExistsError, match="Another process .*: process 7 on moon. Wait"
+            ):
                 run(pairs, tmp_path)
         finally:
             other.kill()
@@ -236,7 +238,7 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path, name, there):
         outside.write_text("kept")
     path.parent.mkdir(parents=True)
     link(path, outside)
-    said = f"{path} is a link to {outside}, out of the folder"
+    said = f"{path} is a link to {outside}, out of its folder"
     with pytest.raises(ValueError, match=said), files.locked(tmp_path / "run"):
         raise AssertionError("taken")
     assert outside.read_text() == "kept" if there else not outside.exists()
