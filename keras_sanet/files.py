@@ -93,7 +93,7 @@ def open_plain(path, buffering=-1):
     """
     check_plain(path)
     new = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    file = open(
+    file = open(  # noqa: SIM115
         path, "rb+", buffering, opener=lambda name, flags: os.open(name, flags | new, 0o666)
     )
     if os.fstat(file.fileno()).st_nlink > 1:

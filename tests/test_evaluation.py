@@ -13,7 +13,15 @@ import pytest
 from PIL import Image
 
 from keras_sanet import datasets
-from keras_sanet.evaluation import FIGURES, Evaluation, compare, evaluate, load, read_figures
+from keras_sanet.evaluation import (
+    FIGURES,
+    AbsentClasses,
+    Evaluation,
+    compare,
+    evaluate,
+    load,
+    read_figures,
+)
 from keras_sanet.inference import predict_mask
 from keras_sanet.metrics import MeanAccuracy, MeanIoU, PixelAccuracy
 
@@ -685,3 +693,76 @@ def test_a_notebook_shows_a_comparison_as_a_table(rng):
     result = random_evaluation(rng)
     shown = compare(result, result)._repr_html_()
     assert "mean IoU</td>" in shown and ">+0.00</td>" in shown and "may be equal" in shown
+
+
+# Two classes
+
+
+def of_two_classes(root, truths):
+    """A data set of background and lane; image i is bright where `one_channel` says lane."""
+    for part in ("images", "masks"):
+        (root / part / "val").mkdir(parents=True)
+    for i, (predicted, truth) in enumerate(truths):
+        grey = np.repeat(255 * np.array(predicted, "uint8")[..., None], 3, axis=-1)
+        Image.fromarray(grey).save(root / f"images/val/{i}.png")
+        Image.fromarray(np.array(truth, "uint8")).save(root / f"masks/val/{i}.png")
+    (root / "classes.txt").write_text("background\nlane\n", "utf-8")
+    return datasets.load("folder", root)
+
+
+def one_channel(activation):
+    """A model of one logit, red / 255 - 1/2, or of its sigmoid."""
+    inputs = keras.Input((None, None, 3))
+    layer = keras.layers.Conv2D(1, 1, activation=activation)
+    model = keras.Model(inputs, layer(inputs))
+    layer.set_weights([np.array([1 / 255, 0, 0]).reshape(1, 1, 3, 1), np.array([-0.5])])
+    return model
+
+
+@pytest.mark.parametrize("activation", [None, "sigmoid"])
+def test_one_channel_counts_background_and_foreground(activation, tmp_path):
+    dataset = of_two_classes(tmp_path, [([[0, 0, 1, 1]], [[0, 1, 1, 255]])])
+    found = evaluate(one_channel(activation), dataset, "val")
+    assert found.confusion.tolist() == [[1, 0], [1, 1]]
+    assert found.mean_iou == pytest.approx((1 / 2 + 1 / 2) / 2)
+
+
+def test_one_class_is_no_data_set_to_evaluate_on(tmp_path):
+    dataset = of_two_classes(tmp_path, [([[0]], [[0]])])
+    dataset = dataclasses.replace(dataset, class_names=["lane"], palette=[(1, 2, 3)])
+    with pytest.raises(ValueError, match="one class, 'lane'.*Name two, background and the class"):
+        evaluate(one_channel(None), dataset, "val")
+
+
+def test_one_channel_is_not_evaluated_on_three_classes(tmp_path):
+    dataset = write(tmp_path, [([[0]], [[0]])])
+    with pytest.raises(ValueError, match="The model has 2 classes, the data set .* 3"):
+        evaluate(one_channel(None), dataset, "val")
+
+
+def test_a_class_that_never_occurs_is_said(model, tmp_path):
+    dataset = write(tmp_path, [([[0, 1]], [[0, 1]])])
+    said = "1 of 3 classes never occur in the masks of .*, val: tree"
+    with pytest.warns(AbsentClasses, match=said):
+        found = evaluate(model, dataset, "val")
+    assert re.search(said, str(found))
+
+
+def test_masks_of_0_and_255_are_said_to_hold_one_class_alone(tmp_path):
+    dataset = of_two_classes(tmp_path, [([[0, 0]], [[0, 255]])])
+    with pytest.warns(AbsentClasses, match="lane. Only background does.*255 is void"):
+        found = evaluate(one_channel(None), dataset, "val")
+    assert found.mean_iou == 1  # of background, with nothing of lane
+
+
+@pytest.mark.filterwarnings("error::keras_sanet.evaluation.AbsentClasses")
+def test_nothing_is_said_where_every_class_occurs(model, tmp_path):
+    found = evaluate(model, write(tmp_path, [([[0, 1, 2]], [[0, 1, 2]])]), "val")
+    assert found.doubt is None and "never" not in str(found)
+
+
+def test_from_logits_is_kept_only_where_it_was_given(tmp_path):
+    dataset = of_two_classes(tmp_path, [([[0, 1]], [[0, 1]])])
+    sigmoid = one_channel("sigmoid")
+    assert "from_logits" not in evaluate(sigmoid, dataset, "val").mode
+    assert evaluate(sigmoid, dataset, "val", from_logits=False).mode["from_logits"] is False

@@ -11,6 +11,7 @@ import keras_sanet
 from keras_sanet.inference import (
     _starts,
     complete,
+    gives_probabilities,
     predict_folder,
     predict_mask,
     predict_probabilities,
@@ -529,3 +530,173 @@ def test_a_model_of_one_height_advises_a_window_as_wide_as_the_image():
     model = keras.Model(inputs, keras.layers.Conv2D(2, 1, name="logits")(inputs))
     with pytest.raises(ValueError, match=r"Pass window=\(8, 12\)"):
         predict_mask(model, np.zeros((9, 12, 3), "uint8"))
+
+
+# Logits or probabilities
+
+
+def ending(*layers):
+    """A model of one convolution and what follows."""
+    image = keras.Input((None, None, 3))
+    x = image
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(image, x)
+
+
+def conv(classes=2, **kwargs):
+    return keras.layers.Conv2D(classes, 1, **kwargs)
+
+
+def whole(model):
+    """The model inside of another one."""
+    image = keras.Input((None, None, 3))
+    return keras.Model(image, {"logits": model(image)})
+
+
+def ensemble(*models):
+    image = keras.Input((None, None, 3))
+    return keras.Model(image, keras.layers.Average()([model(image) for model in models]))
+
+
+def sequential():
+    return keras.Sequential([keras.Input((None, None, 3)), conv(), keras.layers.Softmax()])
+
+
+class OfOnesOwn(keras.layers.Layer):
+    def call(self, x):
+        return keras.ops.softmax(x)
+
+
+class Subclass(keras.Model):
+    def __init__(self, activation, classes=3):
+        super().__init__()
+        self.conv = conv(classes, activation=activation)
+
+    def call(self, x):
+        return self.conv(x)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: ending(conv()), False),
+        (lambda: ending(conv(activation="relu")), False),
+        (lambda: ending(conv(activation="log_softmax")), False),
+        (lambda: ending(conv(activation="softmax")), True),
+        (lambda: ending(conv(1, activation="sigmoid")), True),
+        (lambda: ending(conv(), keras.layers.Activation("softmax", dtype="float32")), True),
+        (lambda: ending(conv(activation="softmax"), keras.layers.Activation("linear")), True),
+        (lambda: ending(conv(), keras.layers.Activation("linear")), False),
+        (lambda: ending(conv(), keras.layers.Activation(keras.layers.Softmax())), True),
+        (lambda: ending(conv(), keras.layers.Softmax(axis=1)), None),
+        (lambda: ending(conv(), keras.ops.sigmoid, lambda x: keras.ops.cast(x, "float32")), True),
+        (lambda: ending(conv(), keras.ops.softmax, keras.layers.UpSampling2D()), True),
+        (lambda: ending(conv(), keras.layers.UpSampling2D()), False),
+        (lambda: ending(conv(), keras.ops.softmax, lambda x: 2 * x), None),
+        (lambda: ending(conv(), OfOnesOwn()), None),
+        (lambda: whole(whole(ending(conv(activation="softmax"))).layers[-1]), True),
+        (lambda: whole(ending(conv())), False),
+        (lambda: whole(sequential()), True),
+        (lambda: ending(conv(), keras.ops.softmax, keras.Sequential([keras.layers.Identity()])),
+         True),
+        (lambda: ensemble(ending(conv(activation="softmax")), sequential()), True),
+        (lambda: ensemble(ending(conv(activation="softmax")), ending(conv())), None),
+        (lambda: keras.Sequential([conv(activation="softmax")]), None),
+        (lambda: Subclass("softmax"), None),
+    ],
+)  # fmt: skip
+def test_the_end_of_a_model_tells_whether_it_gives_probabilities(make, expected):
+    assert gives_probabilities(make()) is expected
+
+
+def test_our_models_give_logits(sanet):
+    assert gives_probabilities(sanet) is False
+
+
+@pytest.mark.parametrize("mode", [{}, {"from_logits": False}], ids=str)
+def test_a_softmax_model_predicts_its_own_probabilities(rng, mode):
+    model, image = ending(conv(3, activation="softmax")), noise(rng, 5, 7)
+    own = model.predict(image[None].astype("float32"), verbose=0)[0]
+    np.testing.assert_array_equal(predict_probabilities(model, image, **mode), own)
+
+
+def test_probabilities_are_averaged_over_views_as_those_of_logits_are(pixelwise, rng):
+    model, image = ending(pixelwise, keras.layers.Softmax()), noise(rng, 9, 6)
+    mode = {"scales": (0.5, 1.0), "flip": True, "window": 5}
+    found = predict_probabilities(model, image, **mode)
+    np.testing.assert_allclose(found, predict_probabilities(pixelwise, image, **mode), atol=1e-6)
+
+
+@pytest.mark.parametrize(("activation", "classes"), [("softmax", 3), ("sigmoid", 1)])
+def test_numbers_that_may_be_probabilities_are_asked_about(rng, activation, classes):
+    model, image = Subclass(activation, classes), noise(rng, 3, 4)
+    with pytest.raises(ValueError, match="from_logits=False for probabilities"):
+        predict_probabilities(model, image)
+    own = model.predict(image[None].astype("float32"), verbose=0)[0]
+    found = predict_probabilities(model, image, from_logits=False)
+    np.testing.assert_array_equal(found, own)
+
+
+def test_other_numbers_of_a_model_that_does_not_tell_are_logits(rng):
+    model, image = Subclass(None), noise(rng, 3, 4)
+    own = model.predict(image[None].astype("float32"), verbose=0)[0]
+    np.testing.assert_allclose(predict_probabilities(model, image), softmax(own), atol=1e-6)
+
+
+def test_logits_that_are_announced_as_probabilities_are_refused(pixelwise, rng):
+    with pytest.raises(ValueError, match="probabilities, 0 to 1, for from_logits=False"):
+        predict_probabilities(pixelwise, noise(rng, 3, 4), from_logits=False)
+
+
+def test_from_logits_is_true_false_or_none():
+    with pytest.raises(ValueError, match="`from_logits` must be .* Received: from_logits='no'"):
+        complete(from_logits="no")
+
+
+# One channel
+
+
+def test_one_logit_gives_its_sigmoid_and_a_mask_of_two_classes():
+    # red - 128 is the logit: -128, 0, 1, 127
+    model = convolution([[[[1], [0], [0]]]], [-128])
+    image = np.array([[[0, 9, 9], [128, 9, 9], [129, 9, 9], [255, 9, 9]]], "uint8")
+    found = predict_probabilities(model, image)
+    assert (found.shape, found.dtype) == ((1, 4, 1), "float32")
+    np.testing.assert_allclose(found[0, :, 0], [0, 0.5, 1 / (1 + math.exp(-1)), 1], atol=1e-6)
+    mask = predict_mask(model, image)
+    assert mask.dtype == "uint8"
+    np.testing.assert_array_equal(mask, [[0, 0, 1, 1]])
+
+
+@each_mode
+def test_a_sigmoid_model_has_the_masks_of_its_logits(rng, mode):
+    logit = convolution(BLUR[..., :1], BIAS[:1])
+    image = noise(rng, 13, 9)
+    found = predict_mask(ending(logit, keras.layers.Activation("sigmoid")), image, **mode)
+    np.testing.assert_array_equal(found, predict_mask(logit, image, **mode))
+    assert 0 < found.mean() < 1
+
+
+def test_an_infinite_logit_of_one_channel_is_an_error():
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        predict_mask(convolution(np.zeros((1, 1, 3, 1)), [np.inf]), np.zeros((1, 2, 3), "uint8"))
+
+
+# Images of 0..1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bool"])
+def test_an_image_of_0_to_1_is_refused(pixelwise, rng, dtype):
+    image = (noise(rng, 3, 4) / 255).astype(dtype)
+    with pytest.raises(ValueError, match=r"`image` must be of 0\.\.255.*Multiply them by 255"):
+        predict_mask(pixelwise, image)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.ones((2, 2, 3), "uint8"), np.zeros((2, 2, 3), "float32"), np.full((2, 2, 3), 1.5)],
+    ids=["dark uint8", "black", "dark floats"],
+)
+def test_dark_images_are_images(pixelwise, image):
+    assert predict_mask(pixelwise, image).shape == (2, 2)

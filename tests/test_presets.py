@@ -618,3 +618,42 @@ def test_kaggle_is_read_from_its_cache_and_offline_is_clear(folder, tmp_path):
     assert unreachable.startswith("ConnectionError: kaggle://someone/else/keras/tiny/3 can't be")
     assert "KAGGLEHUB_CACHE" in unreachable
     assert nonsense.startswith("ValueError") and "nonsense" in nonsense
+
+
+# One logit
+
+
+LANE = {"class_names": ["background", "lane"], "palette": [[0, 0, 9], [9, 9, 0]]}
+
+
+@pytest.fixture(scope="module")
+def binary():
+    return FCN(1, "resnet_tiny", filters=4, **LANE)
+
+
+def test_one_logit_has_two_names_and_colours_in_every_file(binary, tmp_path):
+    presets.save_preset(binary, tmp_path / "preset")
+    binary.save(tmp_path / "model.keras")
+    for source in (tmp_path / "preset", tmp_path / "model.keras"):
+        layer = presets.from_preset(source).get_layer("logits")
+        assert {name: getattr(layer, name) for name in LANE} == LANE
+    assert "0 background, 1 lane; 255 is void" in (tmp_path / "preset/README.md").read_text()
+
+
+def test_the_card_of_one_logit_without_names_counts_two_classes(tmp_path):
+    presets.save_preset(FCN(1, "resnet_tiny", filters=4), tmp_path / "preset")
+    assert "0 class 0, 1 class 1; 255 is void" in (tmp_path / "preset/README.md").read_text()
+
+
+@pytest.mark.parametrize("num_classes", [None, 1, 2])
+def test_one_logit_stays_for_two_classes(binary, num_classes):
+    changed = models.with_classes(binary, num_classes, ["no", "yes"])
+    assert_same_weights(binary, changed)
+    assert changed.get_layer("logits").class_names == ["no", "yes"]
+    assert changed.get_layer("logits").palette == LANE["palette"]
+
+
+@pytest.mark.parametrize("names", [["lane"], ["a", "b", "c"]])
+def test_one_logit_with_other_than_two_names_is_refused(names):
+    with pytest.raises(ValueError, match="2: one channel is of background and foreground"):
+        FCN(1, "resnet_tiny", filters=4, class_names=names)

@@ -207,9 +207,7 @@ def test_a_second_run_into_a_folder_is_refused(pairs, tmp_path):
     with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         try:
             assert other.stdout.readline() == b"held\n"
-            with pytest.raises(
-                FileExistsError, match="Another process .*: process 7 on moon. Wait"
-            ):
+            with pytest.raises(FileExistsError, match="Another .*: process 7 on moon. Wait"):
                 run(pairs, tmp_path)
         finally:
             other.kill()

@@ -11,7 +11,7 @@ from small_run import CLASSES, write_pairs
 import keras_sanet
 from keras_sanet import datasets, runs, training
 from keras_sanet.losses import LovaszSoftmax, SegmentationLoss
-from keras_sanet.metrics import CrossEntropy, MeanIoU, PixelAccuracy
+from keras_sanet.metrics import CrossEntropy, MeanAccuracy, MeanIoU, PixelAccuracy
 from keras_sanet.pipeline import make_dataset
 
 # XLA takes longer to compile these models than to run them.
@@ -399,3 +399,111 @@ def test_the_auxiliary_fcn_trains_with_a_dict_of_targets(rng):
     assert "logits_mean_iou" in history and "auxiliary_mean_iou" not in history
     after = model.get_layer("auxiliary_classifier").get_weights()
     assert all((a != b).any() for a, b in zip(before, after))
+
+
+# Models of one logit, and of probabilities
+
+
+def of_layers(*layers, name="logits"):
+    image = keras.Input((24, 32, 3))
+    x = keras.layers.Rescaling(1 / 255)(image)
+    for layer in layers:
+        x = layer(x)
+    return keras.Model(image, keras.layers.Identity(name=name)(x))
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "lovasz"])
+@pytest.mark.parametrize(("activation", "from_logits"), [(None, True), ("softmax", False)])
+def test_compile_tells_logits_and_probabilities_by_the_model(loss, activation, from_logits):
+    model = of_layers(keras.layers.Conv2D(3, 1, activation=activation), name="other")
+    training.compile(model, 10, loss=loss)
+    told = [model.loss, *model._compile_metrics._user_metrics]
+    assert [each.from_logits for each in told] == 5 * [from_logits]
+
+
+def test_a_loss_that_reads_the_model_wrongly_is_refused():
+    model = of_layers(keras.layers.Conv2D(3, 1, activation="softmax"))
+    with pytest.raises(ValueError, match="gives probabilities: pass a loss with from_logits=False"):
+        training.compile(model, 10, loss=SegmentationLoss())
+
+
+def binary_fcn(**kwargs):
+    return keras_sanet.FCN(
+        1, "resnet_tiny", input_shape=(24, 32, 3), filters=8, dropout=0,
+        class_names=["background", "lane"], **kwargs,
+    )  # fmt: skip
+
+
+def test_an_auxiliary_fcn_of_one_logit_learns(rng):
+    model, images = binary_fcn(auxiliary="s3"), rng.integers(0, 256, (2, 24, 32, 3))
+    images[:, :, :16] //= 8  # dark, background, on the left
+    masks = np.zeros((2, 24, 32), "uint8")
+    masks[:, :, 16:], masks[:, 0] = 1, 255
+    training.compile(model, 100, learning_rate=1e-2, **PLAIN)
+    truth = {"logits": masks, "auxiliary": masks}
+    found = model.fit(images.astype("uint8"), truth, epochs=12, verbose=0).history
+    assert found["logits_cross_entropy"][-1] < 0.5 * found["logits_cross_entropy"][0]
+    assert found["logits_mean_iou"][-1] > 0.9
+
+
+def test_keras_own_binary_cross_entropy_trains_one_logit(rng):
+    model, images = binary_fcn(), rng.integers(0, 256, (2, 24, 32, 3)).astype("uint8")
+    masks = (images[..., :1] > 128).astype("float32")
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    model.compile("sgd", loss, metrics=[MeanIoU(1), CrossEntropy()], **PLAIN)
+    found = model.evaluate(images, masks, verbose=0, return_dict=True)
+    assert found["cross_entropy"] == pytest.approx(found["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("classes", [1, 4])
+def test_fit_refuses_a_model_of_other_classes_than_the_data(noise, tmp_path, classes):
+    model = of_layers(keras.layers.Conv2D(classes, 1))
+    with pytest.raises(ValueError, match=f"has {max(2, classes)} classes, the data set .* 3"):
+        training.fit(model, *loaders(noise), tmp_path, epochs=1)
+    assert not any(tmp_path.iterdir())
+
+
+# Directions
+
+
+MONITORED = {
+    "mean_iou": (MeanIoU(2), "greater"),
+    "mean_accuracy": (MeanAccuracy(2), "greater"),
+    "pixel_accuracy": (PixelAccuracy(2), "greater"),
+    "cross_entropy": (CrossEntropy(), "less"),
+    "miou": (MeanIoU(2, name="miou"), "greater"),
+    "nats": (CrossEntropy(name="nats"), "less"),
+}
+
+
+def test_callbacks_of_mode_auto_know_what_is_better(tmp_path):
+    model = of_layers(keras.layers.Conv2D(2, 1))
+    metrics = [metric for metric, _ in MONITORED.values()]
+    model.compile("sgd", SegmentationLoss(), metrics=metrics, **PLAIN)
+    names = [f"{split}{name}" for name in MONITORED for split in ("", "val_")]
+    callbacks = [
+        make(name)
+        for name in names
+        for make in (
+            keras.callbacks.EarlyStopping,
+            keras.callbacks.ReduceLROnPlateau,
+            lambda name: keras.callbacks.ModelCheckpoint(
+                tmp_path / f"{name}.weights.h5", name, save_best_only=True, save_weights_only=True
+            ),
+        )
+    ]
+    data = np.zeros((1, 24, 32, 3)), np.zeros((1, 24, 32))
+    model.fit(*data, validation_data=data, verbose=0, callbacks=callbacks)
+    assert len(callbacks) == 3 * 2 * 6
+    for callback in callbacks:
+        expected = MONITORED[callback.monitor.removeprefix("val_")][1]
+        assert callback.monitor_op.__name__ == expected, callback.monitor
+
+
+def test_callbacks_of_fit_know_what_is_better_of_several_outputs(noise, tmp_path):
+    stopping = keras.callbacks.EarlyStopping(monitor="val_mean_iou")
+    training.fit(
+        fcn(auxiliary="s3"), *loaders(noise), tmp_path, epochs=1, extra_callbacks=[stopping],
+        verbose=0, **PLAIN,
+    )  # fmt: skip
+    assert stopping.monitor_op is keras.ops.greater
