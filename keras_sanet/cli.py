@@ -1001,10 +1001,11 @@ def _parser(recipe=None, kind=argparse.ArgumentParser):
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     def command(function, name=None):
+        words = function.__doc__ or ""  # `python -OO` has none
         sub = commands.add_parser(
             name or function.__name__,
-            help=(function.__doc__ or "").partition("\n")[0],  # none under python -OO
-            description=function.__doc__,
+            help=words.partition("\n")[0],
+            description=words,
             formatter_class=argparse.ArgumentDefaultsHelpFormatter,
         )
         sub.set_defaults(command=function)

@@ -26,6 +26,7 @@ from rich.text import Text
 
 from keras_sanet.arguments import integer, sides
 from keras_sanet.layers import (
+    BatchNormalization,
     ConvLSTMAggregator,
     FeatureAdapter,
     PyramidPooling,
@@ -193,6 +194,32 @@ class Summary:
         return lines
 
 
+def norms_of_one_value(model, image_shape):
+    """Names of layers `keras.layers.BatchNormalization` that have one value a channel of a batch.
+
+    In training such a layer gives its shift alone, and its moving variance goes to 0. (Ours take
+    their moving statistics then.) Layers that are frozen do not count.
+
+    Args: model; image_shape, (batch, height, width, channels).
+    """
+    stock = {
+        id(layer)
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable
+        if not isinstance(layer, BatchNormalization)
+    }
+    if not stock:
+        return []
+    trace = _Trace()
+    _Called(trace, model).compute_output_spec(keras.KerasTensor(image_shape))
+    return [
+        node.layer.name
+        for node in trace.root.nodes()
+        if id(node.layer) in stock
+        if math.prod(node.output) == node.output[node.layer.axis]
+    ]
+
+
 def _image_shape(model, size, batch_size):
     """(batch, height, width, channels)."""
     batch_size = integer("batch_size", batch_size)
@@ -351,6 +378,12 @@ class _Node:
 
     def total(self):
         return self.macs + sum(node.total() for node in self.inside.values())
+
+    def nodes(self):
+        """Yields all nodes inside."""
+        for node in self.inside.values():
+            yield node
+            yield from node.nodes()
 
     def rows(self, seen, prefix="", depth=0):
         """Yields a `Row` of each layer inside; `seen` are weights that stand elsewhere before."""

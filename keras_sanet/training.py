@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_sanet import distribution, files, models, runs, saving
+from keras_sanet import backend, distribution, files, models, runs, saving, summary
 from keras_sanet.arguments import integer
 from keras_sanet.evaluation import check_classes
 from keras_sanet.inference import gives_probabilities
@@ -105,6 +105,13 @@ def compile(
     if isinstance(model.output, dict):
         kwargs = {"loss_weights": {"logits": 1.0, "auxiliary": _AUXILIARY_WEIGHT}, **kwargs}
         loss, metrics = {"logits": loss, "auxiliary": loss}, {"logits": metrics}
+    slow = keras.backend.backend() != "jax" and backend.runs_on_cpu()
+    if slow and any(layer.compute_dtype == "float16" for layer in model._flatten_layers()):
+        warnings.warn(
+            "A CPU takes several times as long in float16 as in float32. Before you make the model "
+            'call keras.config.set_dtype_policy("mixed_bfloat16"), or "float32".',
+            stacklevel=2,
+        )
     if freeze_batch_norm:
         for layer in model.get_layer("backbone")._flatten_layers():  # inside layers too
             if isinstance(layer, keras.layers.BatchNormalization):
@@ -275,6 +282,7 @@ def fit(
         for phase, count, rate in phases:
             given, validated = (_for_outputs(model, data) for data in loaders.values())
             compile(model, count, rate, loss=phase, **kwargs)
+            _check_batch_norms(model, train)
             runs.write_config(folder, arguments, loaders)
             for data, first, last in _parts(given, folder, phase, count):
                 distribution.wait()
@@ -380,6 +388,26 @@ class _Occurring(keras.callbacks.Callback):
         else:
             return
         warnings.warn(f"{said} `keras-sanet inspect` shows what masks hold.", stacklevel=2)
+
+
+def _check_batch_norms(model, train):
+    """Refuses batches of which a stock batch norm would learn nothing."""
+    plan = getattr(train, "plan", None)
+    if plan is None:
+        return
+    rest = 0 if plan.drop_remainder else len(plan.samples) % plan.batch_size
+    # Stock layers of TensorFlow's replicas see a replica's share each.
+    replicas = backend.devices() if keras.backend.backend() == "tensorflow" else 1
+    batch = max(1, (rest or plan.batch_size) // replicas)
+    shape = (batch, *plan.augmentation.crop_size, model.input_shape[-1])
+    found = summary.norms_of_one_value(model, shape)
+    if found:
+        raise ValueError(
+            f"On {batch} image of {shape[1]} x {shape[2]} pixels a step, the layer {found[0]!r} "
+            f"({len(found)} of them) has one value a channel, of which "
+            "`keras.layers.BatchNormalization` learns nothing. Take larger batches or crops, "
+            "`keras_sanet.layers.BatchNormalization`, or freeze_batch_norm=True."
+        )
 
 
 def _for_outputs(model, data):

@@ -11,6 +11,7 @@ import pytest
 
 import keras_sanet
 from keras_sanet import foreign, optimizers, training
+from keras_sanet.backend import runs_on_cpu
 
 CLASSES, SIZE, STEPS = 3, (16, 16), 4
 BACKEND = keras.backend.backend()
@@ -361,3 +362,10 @@ def test_two_devices_take_the_steps_of_one(replicas):
 @needs_tensorflow
 def test_accumulation_on_several_devices_is_refused_with_the_way_out(replicas):
     assert "gradient_accumulation_steps=2 on 2 devices. Take one" in str(replicas["refused"])
+
+
+@pytest.mark.skipif(BACKEND == "jax" or not runs_on_cpu(), reason="as quick as float32 there")
+def test_float16_on_a_cpu_is_warned_of_with_the_way_out():
+    keras.config.set_dtype_policy("mixed_float16")
+    with pytest.warns(UserWarning, match='float16.*"mixed_bfloat16"'):
+        compiled()

@@ -95,8 +95,21 @@ def test_without_onednn_tensorflow_gives_the_same(form, rng, monkeypatch):
         return convolve(x, kernel, (stride, stride), padding, (dilation, dilation), groups)
 
     expected = with_gradients(compute, x, kernel)
-    monkeypatch.setattr(convolution, "_has_onednn", lambda: False)
+    monkeypatch.setattr(convolution, "_has_onednn", lambda dtype: False)
     assert_close(with_gradients(compute, x, kernel), expected)
+
+
+@pytest.mark.parametrize("form", ["3x3 dilated", "three chunks of groups"])
+def test_gradients_in_half_precision_are_those_of_float32(form, rng):
+    *_, stride, dilation, groups, padding = FORMS[form]
+
+    def compute(x, kernel):
+        return convolve(x, kernel, (stride, stride), padding, (dilation, dilation), groups)
+
+    expected = with_gradients(compute, *inputs_of(form, np.random.default_rng(0)))
+    found = with_gradients(compute, *(x.astype("float16") for x in inputs_of(form, rng)))
+    for half, full in zip(found, expected):
+        np.testing.assert_allclose(half, full, rtol=0, atol=0.01 * np.abs(full).max())
 
 
 def test_chunks_divide_the_groups_and_are_wide_enough():

@@ -20,7 +20,7 @@ from keras_sanet.layers import (
     PyramidPooling,
     SegmentationOutput,
 )
-from keras_sanet.summary import Summary
+from keras_sanet.summary import Summary, norms_of_one_value
 
 H, W, C = 4, 6, 4  # height, width and channels of the small images
 
@@ -545,3 +545,20 @@ def test_a_notebook_shows_table_2_as_a_table():
     table = TableII(["PSPNet-50"])
     assert repr(table).startswith("<TableII: PSPNet-50 on ")
     assert "<th" in table._repr_html_() and ">PSPNet-50</td>" in table._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("norm", "shape", "expected"),
+    [
+        (layers.BatchNormalization(name="norm"), (1, 4, 4, 3), ["norm"]),
+        (layers.BatchNormalization(name="norm"), (2, 4, 4, 3), []),
+        (layers.BatchNormalization(name="norm"), (1, 4, 8, 3), []),
+        (layers.BatchNormalization(name="norm", trainable=False), (1, 4, 4, 3), []),
+        (BatchNormalization(name="norm"), (1, 4, 4, 3), []),
+    ],
+    ids=["one value", "two images", "two cells", "frozen", "ours"],
+)
+def test_stock_batch_norms_of_one_value_a_channel_are_found_in_inner_models(norm, shape, expected):
+    inner = keras.Sequential([keras.Input((None, None, 3)), layers.AveragePooling2D(4), norm])
+    image = keras.Input((None, None, 3))
+    assert norms_of_one_value(keras.Model(image, inner(image)), shape) == expected

@@ -507,3 +507,13 @@ def test_callbacks_of_fit_know_what_is_better_of_several_outputs(noise, tmp_path
         verbose=0, **PLAIN,
     )  # fmt: skip
     assert stopping.monitor_op is keras.ops.greater
+
+
+def test_batches_of_one_value_for_a_stock_batch_norm_are_refused(noise, tmp_path):
+    image = keras.Input((None, None, 3))
+    x = keras.layers.AveragePooling2D(16)(image)
+    x = keras.layers.BatchNormalization(name="last_norm")(x)
+    model = keras_sanet.FCN(CLASSES, keras.Model(image, {"s4": x}), filters=4)
+    train, val = make_dataset(noise, "train", 16, batch_size=1), loaders(noise)[1]
+    with pytest.raises(ValueError, match="1 image of 16 x 16 .*'last_norm'.*larger batches"):
+        training.fit(model, train, val, tmp_path, epochs=1)

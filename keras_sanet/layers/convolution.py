@@ -77,7 +77,10 @@ def convolve(inputs, kernel, strides=(1, 1), padding="same", dilation_rate=(1, 1
             return _multiply(inputs, ops.reshape(kernel, kernel.shape[2:]))
         if _is_wide(kernel) and padding == "same" and max(strides) == groups == 1:
             return _multiply_then_shift(inputs, kernel, dilation_rate)
-        if backend == "tensorflow" and _has_onednn() and 1 in (max(strides), max(dilation_rate)):
+        onednn = backend == "tensorflow" and _has_onednn(
+            keras.backend.standardize_dtype(inputs.dtype)
+        )
+        if onednn and 1 in (max(strides), max(dilation_rate)):
             import tensorflow as tf
 
             return tf.nn.conv2d(inputs, kernel, strides, padding.upper(), dilations=dilation_rate)
@@ -148,15 +151,15 @@ def _shift(x, cells, axis):
 
 
 @functools.cache
-def _has_onednn():
+def _has_onednn(dtype):
     """Whether TensorFlow's CPU convolutions have gradients with groups and dilation.
 
-    oneDNN's have, and it depends on the build, the processor and the environment: so try.
+    oneDNN's have, and it depends on the build, the processor (float16) and the environment: so try.
     """
     import tensorflow as tf
 
     with tf.init_scope():
-        x, kernel = tf.ones((1, 3, 3, 4)), tf.ones((3, 3, 2, 4))
+        x, kernel = tf.ones((1, 3, 3, 4), dtype), tf.ones((3, 3, 2, 4), dtype)
 
         @tf.function
         def gradients(x, kernel):
