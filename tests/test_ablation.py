@@ -343,6 +343,7 @@ def command(drawn, tmp_path_factory):
     return arguments, folder, call(*arguments, *flags, "--rounds", 1)
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_writes_tables_and_plots(command):
     _, folder, (code, out, error) = command
     assert code == 0, error
@@ -436,6 +437,7 @@ def test_a_new_protocol_forgets_what_the_rows_of_the_one_before_cost(drawn, tmp_
     assert not (tmp_path / "costs.json").exists()
 
 
+@pytest.mark.slow
 def test_only_the_asked_rows_are_trained(command, tmp_path):
     arguments = [tmp_path if value == command[1] else value for value in command[0]]
     small = ("--crop", 32, 48, "--aggregator-filters", 2, "--head-filters", 2, "--epochs", 1)
@@ -618,6 +620,7 @@ def another_process_in(folder):
         other.stdin.close()
 
 
+@pytest.mark.slow
 def test_a_row_that_another_process_trains_is_left_to_it(small, tmp_path):
     with (
         another_process_in(tmp_path / "fcn/seed-0"),
@@ -626,6 +629,7 @@ def test_a_row_that_another_process_trains_is_left_to_it(small, tmp_path):
         ablation.train(None, "fcn", 0, small, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_command_that_finds_all_its_rows_taken_says_so(command, tmp_path):
     arguments = [tmp_path if value == command[1] else value for value in command[0]]
     with another_process_in(tmp_path / "sanet/seed-0"):
@@ -634,6 +638,7 @@ def test_a_command_that_finds_all_its_rows_taken_says_so(command, tmp_path):
     assert "1 runs are other processes': the same command goes on with them." in out
 
 
+@pytest.mark.slow
 def test_a_row_whose_loss_is_not_finite_leaves_the_others_their_turn(command, tmp_path):
     arguments = [tmp_path if value == command[1] else value for value in command[0]]
     small = ("--crop", 32, 48, "--aggregator-filters", 2, "--head-filters", 2, "--epochs", 1)
@@ -744,6 +749,7 @@ def test_results_are_added_to_a_report_of_trained_rows_alone(arguments, tmp_path
 # Costs
 
 
+@pytest.mark.slow
 def test_costs_are_the_parameters_and_products_of_each_row(small):
     found = ablation.costs(["fcn", "auxiliary_s2"], 5, small, rounds=1)
     alone = ablation.build("fcn", 5, small)
@@ -753,6 +759,7 @@ def test_costs_are_the_parameters_and_products_of_each_row(small):
     assert found["fcn"]["step_ratio"] == 1 and found["auxiliary_s2"]["step_ratio"] > 0
 
 
+@pytest.mark.slow
 def test_costs_are_those_of_the_trained_rows_and_the_first(small, tmp_path):
     protocol = {**small, **KEPT}
     (tmp_path / "protocol.json").write_text(json.dumps(protocol))

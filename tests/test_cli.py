@@ -110,6 +110,7 @@ def model(trained):
 # train
 
 
+@pytest.mark.slow
 def test_train_writes_the_model_its_figures_and_pictures(trained):
     folder, (code, _, error) = trained
     assert code == 0, error
@@ -156,6 +157,7 @@ def test_train_writes_its_arguments_and_versions(trained, data):
     }
 
 
+@pytest.mark.slow
 def test_config_repeats_a_run_to_the_last_bit(data, tmp_path):
     def deterministic(*arguments):
         command = [sys.executable, "-m", "keras_sanet", "train", "--deterministic", *arguments]
@@ -264,6 +266,7 @@ def test_a_run_killed_while_its_config_was_written_is_begun_by_the_same_call(tmp
         cli._new_folder(tmp_path)
 
 
+@pytest.mark.slow
 def test_what_is_given_beside_a_config_wins(trained, tmp_path):
     code, _, error = call(
         *("train", "--config", trained[0] / "config.json", "--output", tmp_path / "run"),
@@ -289,6 +292,7 @@ def test_a_run_of_training_fit_is_no_config_of_train(tmp_path):
     assert "config.json is of no run of `keras-sanet train`: call again what wrote it." in error
 
 
+@pytest.mark.slow
 def test_broken_images_are_skipped_if_asked_for(data, tmp_path):
     copy = shutil.copytree(data, tmp_path / "data")
     path = sorted((copy / "images/val").iterdir())[0]
@@ -316,6 +320,7 @@ def write(state, path):
     return path
 
 
+@pytest.mark.slow
 def test_train_takes_imagenet_by_name(data, random_checkpoint, tmp_path, monkeypatch):
     folder = tmp_path / "home" / "keras_sanet"
     folder.mkdir(parents=True)
@@ -337,6 +342,7 @@ def test_train_names_the_backbones_that_imagenet_has(data, tmp_path):
     assert "There are no ImageNet weights of resnet_tiny. There are of: resnet18, " in error
 
 
+@pytest.mark.slow
 def test_train_resumes_a_run_from_its_config(trained, tmp_path):
     # A run that was stopped before its first epoch was over: it has a config and no state.
     (tmp_path / "config.json").write_text((trained[0] / "config.json").read_text("utf-8"))
@@ -416,6 +422,7 @@ def evaluated(model, data, tmp_path_factory):
     return root, out
 
 
+@pytest.mark.slow
 def test_evaluate_leaves_figures_counts_and_a_report(evaluated):
     root, out = evaluated
     assert {path.name for path in (root / "plain").iterdir()} == {
@@ -767,6 +774,7 @@ def test_a_wrong_usage_exits_with_2(arguments):
     assert "usage: keras-sanet" in error
 
 
+@pytest.mark.slow
 def test_a_module_of_the_package_is_a_command():
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
     ran = subprocess.run(
@@ -805,6 +813,7 @@ def test_commands_take_a_preset_for_a_model(preset, data, tmp_path):
     assert Image.open(tmp_path / "val0_mask.png").size == SIZE[::-1]
 
 
+@pytest.mark.slow
 def test_train_starts_from_a_preset_with_the_classes_of_the_data(preset, data, tmp_path):
     (tmp_path / "data").mkdir()
     for part in ("images", "masks"):
@@ -827,6 +836,7 @@ def test_train_refuses_what_a_preset_says_already(option, data, preset, tmp_path
     assert (code, f"is a whole model. Leave out {option[0]}." in error) == (1, True)
 
 
+@pytest.mark.slow
 def test_a_run_knows_its_preset_by_name(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sanet_tiny_scenes").mkdir()  # a folder of the same name

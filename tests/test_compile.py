@@ -350,6 +350,7 @@ needs_tensorflow = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @needs_tensorflow
 def test_two_devices_take_the_steps_of_one(replicas):
     (sgd, adamw), (sgd_of_two, adamw_of_two) = replicas["one"], replicas["two"]
@@ -359,6 +360,7 @@ def test_two_devices_take_the_steps_of_one(replicas):
     np.testing.assert_allclose(adamw_of_two, adamw, rtol=1e-2, atol=1e-4)
 
 
+@pytest.mark.slow
 @needs_tensorflow
 def test_accumulation_on_several_devices_is_refused_with_the_way_out(replicas):
     assert "gradient_accumulation_steps=2 on 2 devices. Take one" in str(replicas["refused"])

@@ -93,6 +93,7 @@ def assert_same(found, expected, tolerance=1e-5, without=()):
 # Steps
 
 
+@pytest.mark.slow
 @needs_replicas
 def test_two_devices_train_as_one_loss_metrics_weights_and_statistics(runs):
     one, two = (figures(runs[n], "sanet") for n in (1, 2))
@@ -103,16 +104,19 @@ def test_two_devices_train_as_one_loss_metrics_weights_and_statistics(runs):
     assert one["loss"][1] != one["loss"][0]
 
 
+@pytest.mark.slow
 @needs_replicas
 def test_batches_of_one_image_are_evaluated_by_two_devices(runs):
     assert_same(*(figures(runs[n], "single") for n in (2, 1)))
 
 
+@pytest.mark.slow
 @needs_replicas
 def test_three_images_are_predicted_by_two_devices(runs):
     assert_same(*(figures(runs[n], "predicted") for n in (2, 1)))
 
 
+@pytest.mark.slow
 @needs_tensorflow
 @pytest.mark.parametrize(
     "loss",
@@ -124,6 +128,7 @@ def test_a_loss_and_its_gradient_are_of_the_batch_of_all_replicas(loss, runs):
     assert_same(*(figures(runs[n], loss) for n in (2, 1)))
 
 
+@pytest.mark.slow
 @needs_tensorflow
 def test_statistics_of_two_replicas_in_bfloat16_are_float32_and_those_of_one(runs):
     one, two = (figures(runs[n], "mixed") for n in (1, 2))
@@ -131,6 +136,7 @@ def test_statistics_of_two_replicas_in_bfloat16_are_float32_and_those_of_one(run
     assert_same(two, one, tolerance=2e-2)  # bfloat16 has 8 bits: 4e-3
 
 
+@pytest.mark.slow
 @needs_replicas
 def test_a_model_saved_by_two_devices_is_the_same_here_and_on_another_backend(runs, rng):
     path = runs[2] / "model.keras"
@@ -181,12 +187,14 @@ def hosts(pairs, tmp_path_factory):
     return folders
 
 
+@pytest.mark.slow
 @needs_jax
 def test_two_processes_have_the_very_same_weights_and_figures(hosts):
     for case in ("sanet", "single"):
         assert_same(*(figures(folder, case) for folder in hosts), tolerance=0)
 
 
+@pytest.mark.slow
 @needs_jax
 def test_two_processes_train_as_one(hosts, runs):
     # Each loads 2 of the 4 images of a batch; of the last one of `val` a process has a void one.
@@ -194,6 +202,7 @@ def test_two_processes_train_as_one(hosts, runs):
     assert_same(figures(hosts[0], "single"), figures(runs[1], "single"))
 
 
+@pytest.mark.slow
 @needs_jax
 def test_process_0_alone_saves(hosts):
     assert [(folder / "model.keras").is_file() for folder in hosts] == [True, False]
@@ -296,6 +305,7 @@ def test_several_devices_on_pytorch_are_refused_with_the_way_out(devices):
         pass
 
 
+@pytest.mark.slow
 @needs_replicas
 def test_the_command_trains_on_two_devices(tmp_path):
     scenes.write(tmp_path / "scenes", size=(32, 48), splits={"train": 4, "val": 3})

@@ -25,6 +25,7 @@ RESULTS = ROOT / "examples/results"
 TABLES = sorted(RESULTS.glob("*/*.md"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="MirroredStrategy needs TensorFlow"
 )
@@ -46,6 +47,7 @@ print(json.dumps([keras.backend.backend(), list(logits.shape), bool(numpy.isfini
     assert json.loads(loaded.stdout.splitlines()[-1]) == ["jax", [1, 20, 30, 8], True]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="several hosts need JAX")
 def test_several_hosts_train_one_model_and_go_on_with_it(tmp_path):
     scenes.write(tmp_path / "scenes", size=(32, 48), splits={"train": 4, "val": 3})
@@ -77,6 +79,7 @@ def test_several_hosts_train_one_model_and_go_on_with_it(tmp_path):
     assert (tmp_path / "run/cross_entropy.csv").read_text().splitlines()[:2] == rows
 
 
+@pytest.mark.slow
 def test_drop_in_prints_the_mean_iou_without_and_with_the_aggregator(tmp_path):
     scenes.write(tmp_path / "scenes", size=(32, 48), splits={"train": 8, "val": 8})
     arguments = f"--data {tmp_path}/scenes --crop 32 48 --epochs 1"
@@ -89,6 +92,7 @@ def test_drop_in_prints_the_mean_iou_without_and_with_the_aggregator(tmp_path):
     assert all(0 <= float(line.rpartition(" ")[2]) <= 1 for line in lines)
 
 
+@pytest.mark.slow
 def test_cityscapes_walks_from_the_folder_to_a_file_that_runs_without_keras(tmp_path):
     backend, data, output = keras.backend.backend(), tmp_path / "data", tmp_path / "out"
     for package in {"tensorflow": ["tf2onnx"], "torch": ["onnxscript"], "jax": []}[backend]:

@@ -147,6 +147,7 @@ def run(path, format, x):
     return interpreter.get_signature_runner("serving_default")(image=x)
 
 
+@pytest.mark.slow
 @written(*FORMATS)
 def test_one_file_gives_the_logits_of_images_and_batches_of_any_size(model, exported, format):
     for size, count in ((SIZE, 1), (OTHER, OPEN["batch_size"] or 3)):
@@ -156,6 +157,7 @@ def test_one_file_gives_the_logits_of_images_and_batches_of_any_size(model, expo
         np.testing.assert_allclose(outputs["logits"], logits_of(model, x), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @written(*FORMATS)
 def test_a_file_of_one_size_gives_the_logits_of_a_batch(model, exported, format):
     x = images(SIZE, batch=2)
@@ -163,6 +165,7 @@ def test_a_file_of_one_size_gives_the_logits_of_a_batch(model, exported, format)
     np.testing.assert_allclose(logits, logits_of(model, x), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @written(*FORMATS)
 def test_a_file_with_all_inside_gives_the_mask_that_predict_mask_gives(model, exported, format):
     image = images(OTHER, "uint8")
@@ -172,6 +175,7 @@ def test_a_file_with_all_inside_gives_the_mask_that_predict_mask_gives(model, ex
     np.testing.assert_array_equal(mask[0], inference.predict_mask(model, image[0]))
 
 
+@pytest.mark.slow
 @written(*FORMATS)
 def test_a_file_of_one_size_takes_images_of_any_and_gives_masks_of_theirs(model, exported, format):
     image = images(OTHER, "uint8")
@@ -184,6 +188,7 @@ def test_a_file_of_one_size_takes_images_of_any_and_gives_masks_of_theirs(model,
     assert (mask != expected).mean() < 1e-3  # ties in rounding
 
 
+@pytest.mark.slow
 @written("openvino", "litert")
 @pytest.mark.parametrize(("precision", "error"), [("float16", 0.05), ("int8", 0.5)])
 def test_lower_precision_gives_smaller_files_and_nearly_the_logits(
@@ -275,6 +280,7 @@ def constant(value):
     return keras.Model(image, layer(image))
 
 
+@pytest.mark.slow
 @written(*WRITTEN[-1:])
 def test_an_export_that_is_killed_leaves_the_old_one_whole(format, tmp_path):
     needs(format)
@@ -296,6 +302,7 @@ export.export(model, {str(path)!r}, {format!r}, image_size=(4, 5))
     assert {name: after[name] for name in before} == before
 
 
+@pytest.mark.slow
 @written(*FORMATS)
 def test_an_export_replaces_the_old_one_whole_or_not_at_all(format, tmp_path, monkeypatch):
     needs(format)
@@ -398,6 +405,7 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(model, tmp_path, monk
         export(model, tmp_path / NAMES[format], format)
 
 
+@pytest.mark.slow
 def test_a_model_of_one_size_is_exported_for_it(tmp_path):
     needs(FORMAT)
     image = keras.Input((*SIZE, 3))
@@ -437,6 +445,7 @@ def test_pytorch_refuses_for_any_size_what_it_can_trace_for_one(format, tmp_path
     np.testing.assert_allclose(logits, logits_of(model, images(SIZE)), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_a_model_of_mixed_precision_is_exported_in_float32(model, policy, tmp_path):
     format = WRITTEN[-1]
@@ -450,6 +459,7 @@ def test_a_model_of_mixed_precision_is_exported_in_float32(model, policy, tmp_pa
     np.testing.assert_allclose(logits, logits_of(model, images(SIZE)), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_file(model, tmp_path, capsys):
     needs(FORMAT)
     model.save(tmp_path / "model.keras")
@@ -462,6 +472,7 @@ def test_the_command_writes_the_file(model, tmp_path, capsys):
     np.testing.assert_array_equal(mask, logits_of(model, x).argmax(axis=-1))
 
 
+@pytest.mark.slow
 @written(*LOWER or ["litert"])
 def test_the_command_calibrates_int8_with_image_files(model, format, tmp_path):
     needs(format, *(["nncf"] if format == "openvino" else []))

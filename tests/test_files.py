@@ -30,6 +30,7 @@ def test_a_second_process_is_told_which_one_writes_into_the_folder(tmp_path):
             other.submit(take).result()
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", _HOLDS, str(tmp_path)], **pipes) as other:

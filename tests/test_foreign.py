@@ -214,6 +214,7 @@ def test_keras_hub_and_keras_cv_have_taps_of_their_own():
     assert taps_of(from_model(model)) == dict(zip(("s1", "s2", "s3", "s4"), names))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "arguments", "pipeline"),
     [
@@ -235,6 +236,7 @@ def test_applications_get_the_image_as_they_want_it(name, arguments, pipeline, r
     np.testing.assert_allclose(to_numpy(got), to_numpy(pipeline(image.copy())), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layers"), [("EfficientNetV2B0", 3), ("EfficientNetV2S", 2), ("ConvNeXtTiny", 2)]
 )
@@ -292,6 +294,7 @@ BUILDERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILDERS)
 def test_models_are_built_on_any_backbone(name):
     backbone = BUILDERS[name]()
@@ -309,6 +312,7 @@ def test_sanet_reads_all_taps_that_the_backbone_has():
     assert adapters == ["adapter_s1", "adapter_s2", "adapter_s3", "adapter_s4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in BUILDERS if "MiT" not in name])
 def test_a_keras_file_gives_the_same_logits(name, tmp_path, rng):
     model, image = models_of(BUILDERS[name]())["SANet"](), photo(rng, 64, 64)
@@ -339,6 +343,7 @@ def test_a_frozen_backbone_keeps_its_weights_and_statistics_and_the_head_learns(
     assert (to_numpy(model.get_layer("classifier").kernel) != kernel).any()
 
 
+@pytest.mark.slow
 def test_a_step_of_fit_moves_a_foreign_backbone(rng):
     model = models_of(cv(True))["SANet"]()
     kernel = model.get_layer("backbone").layers[-1].get_layer("conv1_conv").kernel

@@ -232,6 +232,7 @@ def test_damaged_figures_of_a_run_are_named(tmp_path):
     assert "evaluation.json is damaged" in error
 
 
+@pytest.mark.slow
 def test_a_picture_that_breaks_off_is_named_without_a_traceback(data, tmp_path):
     broken = shutil.copytree(data, tmp_path / "broken") / "images/train/1.png"
     broken.write_bytes(broken.read_bytes()[:-40])

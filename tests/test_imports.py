@@ -115,12 +115,14 @@ def test_matplotlib_is_imported_by_functions_that_plot_alone():
     assert "matplotlib" not in others("visualization", top=True)
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_tensorflow_on_its_backend_alone():
     ran = run("import sys, keras_sanet, keras_sanet.cli; print('tensorflow' in sys.modules)")
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.strip() == str(keras.backend.backend() == "tensorflow")
 
 
+@pytest.mark.slow
 def test_importing_the_package_imports_no_matplotlib_beyond_keras():
     # Keras itself imports it where it is installed.
     ran = run(
@@ -134,6 +136,7 @@ def test_importing_the_package_imports_no_matplotlib_beyond_keras():
     assert json.loads(ran.stdout) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_a_backend_that_is_not_installed_is_named_with_the_way_out(backend):
     hide = f"""

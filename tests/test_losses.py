@@ -563,6 +563,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="tf.distribute needs the TensorFlow backend")
 def test_two_replicas_report_the_loss_and_take_the_step_of_one_device():
     run = subprocess.run(  # a fresh process, where the CPU can be split in two devices

@@ -255,6 +255,7 @@ def compiled_metrics():
     ]
 
 
+@pytest.mark.slow
 def test_results_of_compiled_fit_equal_the_standalone_ones(rng):
     labels, _ = maps(rng, (4, 5, 7))
     images = rng.standard_normal((4, 5, 7, 3)).astype("float32")
@@ -273,6 +274,7 @@ def test_results_of_compiled_fit_equal_the_standalone_ones(rng):
         assert history[metric.name] == [pytest.approx(float(metric.result()), rel=1e-6)]
 
 
+@pytest.mark.slow
 def test_saved_model_keeps_its_metrics(rng, tmp_path):
     labels, _ = maps(rng)
     images = rng.standard_normal((2, 5, 7, 3)).astype("float32")
@@ -342,12 +344,14 @@ def replicas():
     return held
 
 
+@pytest.mark.slow
 def test_restored_odd_counts_survive_two_replicas(replicas):
     assert replicas["restored"] == [[7, 1], [0, 2**31 + 5]]
     # IoU 7 / 8 and 2147483653 / 2147483654: mean 0.9375
     assert replicas["figure"] == pytest.approx(0.9375, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_mean_iou_of_two_replicas_counts_every_pixel_once(replicas):
     expected = confusion_of(np.array(replicas["labels"]), np.array(replicas["ids"]))
     # 4 maps of 3 x 5 pixels without a row of void: 60 - 5

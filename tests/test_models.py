@@ -283,6 +283,7 @@ def saved(tmp_path_factory):
     return folder, model.predict_on_batch(image)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
 def test_a_keras_file_gives_the_same_logits_in_a_fresh_process(backend, saved):
     if importlib.util.find_spec(backend) is None:
@@ -314,6 +315,7 @@ def batch():
     return random_image(rng, 65, 65), labels
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_a_train_step_of_sanet_resnext50_is_finite_and_moves_all_parts(policy, batch):
     keras.config.set_dtype_policy(policy)

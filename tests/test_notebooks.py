@@ -26,6 +26,7 @@ def notebooks():
     return notebooks
 
 
+@pytest.mark.slow
 def test_quickstart_trains_saves_and_loads_the_same_model(notebooks, tmp_path):
     scenes.write(tmp_path / "scenes", size=(32, 48), splits={"train": 8, "val": 4})
     executed = notebooks.execute(
@@ -48,6 +49,7 @@ def test_quickstart_trains_saves_and_loads_the_same_model(notebooks, tmp_path):
     assert (kinds.count("image/jpeg"), kinds.count("image/png")) == (4, 4 + 3)
 
 
+@pytest.mark.slow
 def test_own_data_is_checked_trained_shared_and_deployed(notebooks, tmp_path):
     backend = keras.backend.backend()
     for name in {

@@ -397,6 +397,7 @@ def test_a_model_of_the_paper_is_built_without_weights():
     assert model.get_layer("logits").class_names[0] == "wall"
 
 
+@pytest.mark.slow
 def test_a_model_of_the_paper_starts_from_weights_of_its_backbone(random_checkpoint, tmp_path):
     safetensors = pytest.importorskip("safetensors.numpy")
     state = random_checkpoint("resnext50")
@@ -526,6 +527,7 @@ needs_hub = functools.partial(
 needs_kaggle = functools.partial(pytest.mark.skipif, importlib.util.find_spec("kagglehub") is None)
 
 
+@pytest.mark.slow
 @needs_hub(reason="huggingface_hub is not installed")
 def test_hugging_face_is_read_once_then_from_the_cache_and_offline_is_clear(folder, tmp_path):
     # A server on this machine that answers as the hub does for the files of one repository.
@@ -587,6 +589,7 @@ def test_hugging_face_is_read_once_then_from_the_cache_and_offline_is_clear(fold
     assert "HF_HOME" in offline
 
 
+@pytest.mark.slow
 @needs_kaggle(reason="kagglehub is not installed")
 def test_kaggle_is_read_from_its_cache_and_offline_is_clear(folder, tmp_path):
     code = """

@@ -306,6 +306,7 @@ def built(name, compiled):
     return _BUILT[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", _LAYERS)
 @times(3 if JAX else 12)
 @given(size=maps, target=maps, seed=seeds, scale=st.sampled_from([0.01, 1.0, 100.0]))
@@ -402,6 +403,7 @@ def batches(dataset, loader):
     return [tuple(part.numpy() for part in batch) for batch in dataset]
 
 
+@pytest.mark.slow
 @times(20)
 @given(
     st.tuples(sides, sides), st.integers(1, 8), scales, turns, st.booleans(),

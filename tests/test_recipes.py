@@ -144,6 +144,7 @@ def run(tmp_path_factory):
     return root / "run"
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_arguments_and_the_name_of_its_recipe(run):
     arguments = json.loads((run / "config.json").read_text("utf-8"))["arguments"]
     assert (arguments["recipe"], arguments["model"]) == ("semseg_ade20k", "fcn")

@@ -122,6 +122,7 @@ def test_figures_are_in_percent(parsed):
     assert "95.31" in parsed.words
 
 
+@pytest.mark.slow
 def test_a_browser_renders_the_report(page, tmp_path):
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:

@@ -1047,6 +1047,7 @@ for number in range(1, 1_000_000):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="Windows stops no processes")
 def test_a_killed_save_leaves_a_whole_file_or_folder(good, tmp_path, rng):
     # A stopped process has written exactly what one killed then would have; in the end it is
@@ -1201,6 +1202,7 @@ def exchanged(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loader", ["keras.saving", "keras_sanet.saving"])
 @pytest.mark.parametrize("saved", [*BACKENDS, "mirrored"])
 def test_a_trained_model_predicts_the_same_in_another_process_on_our_backend(
@@ -1216,6 +1218,7 @@ def test_a_trained_model_predicts_the_same_in_another_process_on_our_backend(
     assert np.ptp(expected) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     importlib.util.find_spec("tensorflow") is None, reason="TensorFlow is not installed"
 )

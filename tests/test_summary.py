@@ -144,6 +144,7 @@ def test_two_images_count_twice():
     assert Summary(model_of(layers.Conv2D(5, 1)), batch_size=2).macs == 2 * 24 * 4 * 5
 
 
+@pytest.mark.slow
 def test_mixed_precision_changes_nothing():
     keras.config.set_dtype_policy("mixed_bfloat16")
     small = keras_sanet.SANet(3, "resnet_tiny", aggregator_filters=4, pyramid_filters=4)
@@ -333,6 +334,7 @@ def table():
         hidden.undo()
 
 
+@pytest.mark.slow
 def test_sanet_costs_what_its_sections_say(table):
     sanet = table.summaries["SANet"]
     macs = {row.name: row.macs for row in sanet.rows if row.depth == 0}
@@ -497,6 +499,7 @@ def call(capsys, *arguments):
     return code, out, err
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_table_of_a_preset(capsys):
     code, out, _ = call(capsys, "sanet_tiny_scenes", "--size", 144, 192, "--num-classes", 3)
     model = keras_sanet.from_preset("sanet_tiny_scenes", 3)
@@ -513,6 +516,7 @@ def test_the_command_shows_layers_in_layers_and_takes_files(capsys, tmp_path):
     assert out.rstrip().endswith(Summary(model, 32).table(None).splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_the_command_measures_in_a_fresh_process(capsys):
     code, out, _ = call(capsys, "sanet_tiny_scenes", "--size", 32, 40, "--measure", "--rounds", 1)
     assert code == 0

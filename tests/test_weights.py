@@ -445,6 +445,7 @@ def test_another_file_put_into_the_cache_is_named(server, published):
     assert server.requests == []
 
 
+@pytest.mark.slow
 def test_a_cached_file_that_changed_is_made_again(server, published, state):
     build()
     converted = published / "tiny.weights.h5"
