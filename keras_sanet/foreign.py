@@ -94,15 +94,15 @@ def from_model(model, taps=None, preprocessing=None):
     return keras.Model(image, body(preprocess(image, mode)), name="backbone")
 
 
-def check_channels_last(model):
-    """Raises ValueError where a layer of the model, or of layers in it, has the channels first."""
-    layers = model._flatten_layers() if isinstance(model, keras.Layer) else ()
-    first = [x.name for x in layers if getattr(x, "data_format", None) == "channels_first"]
+def check_channels_last(layer):
+    """Raises ValueError where a layer, or one in it, has the channels first."""
+    found = layer._flatten_layers() if isinstance(layer, keras.Layer) else ()
+    first = [x.name for x in found if getattr(x, "data_format", None) == "channels_first"]
     if first:
         raise ValueError(
-            "`model` must be built with the channels last, as everything here: call keras.config."
-            'set_image_data_format("channels_last") before you build or load it. Received: '
-            f"{model.name}, whose layer {first[0]!r} has them first."
+            "All layers must have the channels last, whatever Keras is set to: build yours after "
+            'keras.config.set_image_data_format("channels_last"), or give each its `data_format`. '
+            f"Received: {layer.name!r}, whose layer {first[0]!r} has them first."
         )
 
 

@@ -87,10 +87,12 @@ def SANet(
         )
     if taps is not None and (isinstance(taps, str) or len(taps) == 0):
         raise ValueError(f"`taps` must be a list of names, one at least. Received: taps={taps!r}.")
-    num_classes = _check(
-        num_classes, backbone, (*(taps or ()), grid), dropout, class_names, palette
-    )
+    taps = None if taps is None else tuple(taps)
+    asked = (*(taps or ()), grid)
+    num_classes = _check(num_classes, backbone, asked, dropout, class_names, palette)
     pyramid_filters, bins = _check_pyramid(pyramid_filters, bins)
+    if aggregator_filters is not None or aggregator is None:
+        aggregator_filters = integer("aggregator_filters", aggregator_filters)
     if aggregator is None:
         aggregator = ConvLSTMAggregator(
             aggregator_filters, dilation_rate=aggregator_dilation_rate, name="aggregator"
@@ -108,7 +110,9 @@ def SANet(
         )
         for tap in taps or features
     ]  # Eq. 1
+    backbones.check_channels_last(aggregator)
     y = aggregator(maps)  # Eqs 2-8
+    backbones.check_channels_last(keras.Model(image, y))  # what a function made
     if grid is not None:
         last = FeatureAdapter(name=f"grid_{grid}")(last, target=target)
     if fusion == "concatenate":

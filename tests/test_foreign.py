@@ -460,3 +460,13 @@ def test_from_model_needs_a_graph_of_images_of_three_channels_last():
     for model in (first, sequential, keras.Sequential()):
         with pytest.raises(ValueError, match="`model` must be a functional.*channels last"):
             from_model(model, preprocessing="tf")
+
+
+@pytest.mark.parametrize("build", [FCN, SANet])
+@pytest.mark.parametrize("taps", [False, True])
+def test_a_backbone_with_the_channels_first_is_refused(build, taps):
+    image = keras.Input((96, 96, 3))  # whose 96 rows would be taken for channels
+    x = keras.layers.AveragePooling2D(2, data_format="channels_first", name="first")(image)
+    backbone = keras.Model(image, {"s4": x} if taps else x, name="mine")
+    with pytest.raises(ValueError, match="must have the channels last.*'mine'.*'first' has them"):
+        build(CLASSES, backbone)

@@ -246,6 +246,40 @@ def test_sanet_names_bad_arguments(arguments, message):
         sanet(**arguments)
 
 
+@pytest.mark.parametrize("build", [SANet, PSPNet, FCN])
+def test_the_name_of_a_preset_is_no_number_of_classes(build):
+    with pytest.raises(ValueError, match=r"from_preset\('sanet_tiny_scenes'\)"):
+        build("sanet_tiny_scenes")
+
+
+def test_the_name_of_a_preset_is_no_backbone():
+    with pytest.raises(ValueError, match="Unknown backbone 'sanet_tiny_scenes'.*from_preset"):
+        SANet(CLASSES, "sanet_tiny_scenes")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"num_classes": 0}, {"dropout": 1}, {"taps": ("s9",)}, {"class_names": ["one"]}, {"bins": 3},
+     {"pyramid_filters": 0}, {"aggregator_filters": 0}, {"input_shape": (3, None, None)}],
+    ids=lambda arguments: next(iter(arguments)),
+)  # fmt: skip
+def test_arguments_are_checked_before_a_layer_is_built(arguments, monkeypatch):
+    monkeypatch.setattr(keras.layers.Layer, "build", None)
+    monkeypatch.setattr(keras.layers.Conv2D, "build", None)
+    with pytest.raises(ValueError, match=next(iter(arguments)).replace("taps", "tap")):
+        sanet(**arguments)
+
+
+def test_integers_of_numpy_are_integers():
+    three, pair = np.int64(3), np.array([1, 2], "int32")
+    model = SANet(
+        three, "resnet_tiny", input_shape=(None, None, three), aggregator_filters=np.int32(4),
+        aggregator_dilation_rate=np.int8(2), bins=pair, pyramid_filters=np.uint8(4),
+        dropout=np.float32(0.5), taps=np.array(["s1", "s4"]),
+    )  # fmt: skip
+    assert model.to_json() == sanet(dropout=0.5).to_json()
+
+
 @pytest.mark.parametrize("argument", ["skip", "auxiliary"])
 def test_fcn_names_an_unknown_tap(argument):
     with pytest.raises(ValueError, match="Unknown tap 's9'. The backbone has: s0"):
@@ -302,6 +336,81 @@ def test_a_keras_file_gives_the_same_logits_in_a_fresh_process(backend, saved):
     tolerance = 0 if backend == keras.backend.backend() else 1e-3
     np.testing.assert_allclose(logits, expected, rtol=0, atol=tolerance)
     assert np.abs(expected).max() > 0.1
+
+
+# Channels first in Keras's configuration
+
+
+@pytest.fixture
+def channels_first():
+    keras.config.set_image_data_format("channels_first")
+    yield
+    keras.config.set_image_data_format("channels_last")
+
+
+def trained(format):
+    """Logits after a step of a SANet that was built and trained with Keras set to a format."""
+    rng = np.random.default_rng(0)
+    keras.config.set_image_data_format(format)
+    keras.utils.set_random_seed(0)
+    model = sanet(fusion="add", grid="s3", dropout=0.0)
+    jit = keras.backend.backend() == "jax"
+    model.compile(keras.optimizers.SGD(0.1), SegmentationLoss(lovasz_weight=0.0), jit_compile=jit)
+    image = random_image(rng, 16, 24)
+    model.train_on_batch(image, rng.integers(0, CLASSES, (2, 16, 24)))
+    return model.predict_on_batch(image)
+
+
+def test_a_model_is_built_and_trained_the_same_with_keras_set_to_channels_first(channels_first):
+    found = trained("channels_first")
+    np.testing.assert_array_equal(found, trained("channels_last"))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_has_its_channels_last_with_keras_set_to_channels_first(name, channels_first):
+    model = MODELS[name]()
+    formats = {getattr(layer, "data_format", "channels_last") for layer in model._flatten_layers()}
+    assert formats == {"channels_last"}
+
+
+PREDICT_CHANNELS_FIRST = (
+    """
+import keras
+keras.config.set_image_data_format("channels_first")
+"""
+    + PREDICT
+    + """
+assert keras.config.image_data_format() == "channels_first"
+model.save(f"{folder}/again.keras")
+"""
+)
+
+
+def test_a_keras_file_goes_between_processes_of_both_configurations(saved):
+    folder, expected = saved
+    backend = keras.backend.backend()
+    command = [sys.executable, "-c", PREDICT_CHANNELS_FIRST, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(np.load(folder / f"{backend}.npy"), expected)
+    model = keras.saving.load_model(folder / "again.keras")
+    model.compile(jit_compile=backend == "jax")
+    found = model.predict_on_batch(np.load(folder / "image.npy"))
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("shape", [(3, None, None), (3, 64, 96)])
+def test_an_input_shape_with_the_channels_first_is_refused(shape):
+    with pytest.raises(ValueError, match="must be .height, width, channels., channels last"):
+        sanet(input_shape=shape)
+
+
+@pytest.mark.parametrize("made", ["layer", "function"])
+def test_an_aggregator_with_the_channels_first_is_refused(made, channels_first):
+    layer = keras.layers.Conv2D(4, 1, name="mine")
+    aggregator = layer if made == "layer" else lambda maps: layer(keras.ops.stop_gradient(maps[0]))
+    with pytest.raises(ValueError, match="must have the channels last.*'mine' has them first"):
+        sanet(input_shape=(64, 64, 3), aggregator=aggregator)
 
 
 # Training
