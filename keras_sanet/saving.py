@@ -53,6 +53,7 @@ _CLASSES = {
     "keras.initializers": "Constant GlorotNormal GlorotUniform HeNormal HeUniform LecunNormal "
     "LecunUniform Ones Orthogonal RandomNormal RandomUniform TruncatedNormal VarianceScaling Zeros",
     "keras.src.applications.convnext": "LayerScale",
+    "keras.src.applications.inception_resnet_v2": "CustomScaleLayer",
     "keras.regularizers": "L1 L1L2 L2",
     "keras.constraints": "MaxNorm NonNeg UnitNorm",
     "keras.src.ops.nn": "Celu Elu Gelu HardSigmoid HardSilu HardTanh LeakyRelu LogSigmoid "
