@@ -371,3 +371,8 @@ def test_float16_on_a_cpu_is_warned_of_with_the_way_out():
     keras.config.set_dtype_policy("mixed_float16")
     with pytest.warns(UserWarning, match='float16.*"mixed_bfloat16"'):
         compiled()
+
+
+def test_gradient_accumulation_steps_of_numpy_are_taken():
+    steps = compiled(gradient_accumulation_steps=np.int64(2)).optimizer.gradient_accumulation_steps
+    assert type(steps) is int and steps == 2

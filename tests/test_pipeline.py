@@ -722,3 +722,10 @@ def test_the_repr_of_batches_is_one_short_line(noise):
     # 7 samples, the last of which no batch of two has.
     plan = f"<Plan of {noise.name!r}, train: 7 samples in 3 batches of 2, 8x8>"
     assert found == f"<PillowDataset of {plan}>"
+
+
+def test_sizes_and_seeds_of_numpy_are_taken(noise):
+    size = np.array([8, 12])
+    found = make_dataset(noise, "train", size, np.int64(2), seed=np.uint64(3), loader="pillow").plan
+    plain = make_dataset(noise, "train", (8, 12), 2, seed=3, loader="pillow").plan
+    assert found == plain and type(found.seed) is int

@@ -566,3 +566,9 @@ def test_stock_batch_norms_of_one_value_a_channel_are_found_in_inner_models(norm
     inner = keras.Sequential([keras.Input((None, None, 3)), layers.AveragePooling2D(4), norm])
     image = keras.Input((None, None, 3))
     assert norms_of_one_value(keras.Model(image, inner(image)), shape) == expected
+
+
+def test_sizes_of_numpy_are_taken():
+    model = model_of(layers.Conv2D(5, 1))
+    found = Summary(model, np.array([H, W]), np.int64(2))
+    assert json.dumps(found.as_dict()) == json.dumps(Summary(model, (H, W), 2).as_dict())
