@@ -92,14 +92,12 @@ def open_plain(path, buffering=-1):
         written could go elsewhere.
     """
     check_plain(path)
+    if os.path.exists(path) and os.stat(path).st_nlink > 1:
+        raise ValueError(f"{path} must be a file by itself, and has other names too. Remove it.")
     new = os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
-    file = open(  # noqa: SIM115
+    return open(
         path, "rb+", buffering, opener=lambda name, flags: os.open(name, flags | new, 0o666)
     )
-    if os.fstat(file.fileno()).st_nlink > 1:
-        file.close()
-        raise ValueError(f"{path} must be a file by itself, and has other names too. Remove it.")
-    return file
 
 
 def check_plain(path):

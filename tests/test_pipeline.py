@@ -471,6 +471,7 @@ def test_the_second_iteration_of_tf_data_is_epoch_1(noise):
     assert not equal(first, second)
 
 
+@pytest.mark.filterwarnings("ignore:The model does not have any trainable weights")
 @each_loader
 def test_fit_gets_each_batch_of_each_epoch_in_its_turn(noise, loader):
     # The outputs are the images' means, and so is the loss; the log has its mean so far.

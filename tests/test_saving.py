@@ -77,6 +77,7 @@ def becomes(entry, module, class_name, config, registered_name=None):
     entry.pop("build_config", None)
 
 
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_a_good_file_loads_with_the_same_weights_and_not_compiled(good):
     model, stock = saving.load_model(good), keras.saving.load_model(good)
     assert not model.compiled
@@ -387,6 +388,7 @@ def test_keras_itself_refuses_code_while_it_loads_for_us(unsafe, good, tmp_path,
     assert serialization_lib.in_safe_mode() is False  # as the caller had it
 
 
+@pytest.mark.filterwarnings("ignore:Skipping variable loading for optimizer")
 def test_an_optimizer_inside_the_model_is_refused(good, tmp_path):
     # Keras drops the outer compile_config with compile=False, and builds an inner one.
     def edit(config):
