@@ -511,8 +511,8 @@ class Finite(keras.callbacks.Callback):
         named = f", at the images {', '.join(plan.files(self._epoch, batch))}" if plan else ""
         return FloatingPointError(
             f"{what} in epoch {self._epoch + 1}{named}. What {self._folder} keeps is of before. A "
-            "lower `learning_rate`, `global_clipnorm`, or float32 instead of float16 may help; "
-            "they make another run."
+            "label that is no class of the model does so; else a lower `learning_rate`, "
+            "`global_clipnorm`, or float32 instead of float16 may help; they make another run."
         )
 
 

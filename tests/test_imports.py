@@ -123,6 +123,16 @@ def test_importing_the_package_imports_tensorflow_on_its_backend_alone():
 
 
 @pytest.mark.slow
+def test_package_and_command_run_without_docstrings():
+    code = "from keras_sanet import cli; cli.main(['--help'])"
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-OO", "-c", code]
+    ran = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ran.returncode == 0, ran.stderr
+    assert "evaluate" in ran.stdout
+
+
+@pytest.mark.slow
 def test_importing_the_package_imports_no_matplotlib_beyond_keras():
     # Keras itself imports it where it is installed.
     ran = run(

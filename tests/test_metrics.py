@@ -300,6 +300,7 @@ tf.config.set_logical_device_configuration(cpu, 2 * [tf.config.LogicalDeviceConf
 import keras
 import numpy as np
 
+from keras_sanet.losses import SegmentationLoss
 from keras_sanet.metrics import MeanIoU
 
 rng = np.random.default_rng(0)
@@ -315,11 +316,17 @@ with strategy.scope():
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=255)
     model.compile("sgd", loss, metrics=[metric], jit_compile=False)
 reported = model.evaluate(images, labels, batch_size=4, verbose=0, return_dict=True)["mean_iou"]
+counted = metric.confusion_matrix().tolist()
+strange = labels.copy()
+strange[3, 2, 4] = 9  # on one replica
+model.compile("sgd", SegmentationLoss(lovasz_weight=0.0), metrics=[metric], jit_compile=False)
+strange = model.evaluate(images, strange, batch_size=4, verbose=0, return_dict=True)
 print(json.dumps({
     "replicas": strategy.num_replicas_in_sync,
     "restored": restored.confusion_matrix().tolist(),
     "figure": float(restored.result()),
-    "counted": metric.confusion_matrix().tolist(),
+    "counted": counted,
+    "strange": strange,
     "reported": reported,
     "labels": labels.tolist(),
     "ids": model.predict(images, verbose=0).argmax(-1).tolist(),
@@ -358,3 +365,8 @@ def test_mean_iou_of_two_replicas_counts_every_pixel_once(replicas):
     assert expected.sum() == 55
     assert replicas["counted"] == expected.tolist()
     assert replicas["reported"] == pytest.approx(figures_of(expected)[MeanIoU], rel=1e-6)
+
+
+def test_a_label_that_is_no_class_on_one_replica_makes_loss_and_figure_nan(replicas):
+    assert set(replicas["strange"]) == {"loss", "mean_iou"}
+    assert all(math.isnan(value) for value in replicas["strange"].values())
