@@ -31,13 +31,14 @@ _CONFIG_BYTES = 4 << 20  # SANet with EfficientNetV2-L, the longest known, has 1
 _LARGEST = 1 << 20  # number of a config: filters, units, sizes
 _ANY_SIZE = ("seed", "shared_object_id")
 MOST_PIXELS = 1 << 27  # times channels, of a shape: 6,600 x 6,600 of RGB
+_MOST_AXES = 32
 _DEEPEST = 40  # lists and dicts in one another; a model in a model takes five
 SLACK = 1024  # values of variables that no file need hold, such as a generator's state
 _MOST_LAYERS = 1 << 12  # EfficientNetV2-L has 1,028
 MOST_INTEGERS = 1 << 8  # in a list: taps, bins, blocks of stages
 # What is made while a model is built: of each layer of SANet with EfficientNetV2-L, three and two.
 _MOST_CALLS = 1 << 14  # layers, and calls of them
-_MOST_TENSORS = 1 << 15  # shapes of maps
+_MOST_MAPS = 1 << 15
 _TRUST = "A file that you trust: `keras.saving.load_model`."
 
 # What a config may name: of Keras, what networks on images are made of and what only computes.
@@ -185,25 +186,25 @@ def digest(path, algorithm="sha256"):
 
 @contextlib.contextmanager
 def at_most(count):
-    """Context in which Keras creates variables of at most `count` values in all, no more layers and
-    calls than any real model, and computes nothing else.
+    """Context in which Keras creates variables of at most `count` values in all, and no more layers
+    and maps than a model can have; it only finds the shapes of maps, and computes none.
 
     What would be one too many raises ValueError before it is allocated. Other threads are not
     counted; such contexts run one after another.
     """
-    left = {"value": count, "layer or call": _MOST_CALLS, "tensor": _MOST_TENSORS}
-    limits = dict(left)
+    limits = {"values": count, "layers and calls of them": _MOST_CALLS, "maps": _MOST_MAPS}
+    left = dict(limits)
 
     def take(what, number=1, of=""):
         left[what] -= number
         if left[what] < 0:
-            raise ValueError(f"{of}{limits[what]:,} {what}s in all are allowed here.")
+            raise ValueError(f"{of}{limits[what]:,} {what} in all are allowed here.")
 
     def variable(self, initializer, shape=None, *args, **kwargs):
         asked = shape if callable(initializer) or isinstance(initializer, str) else None
         asked = getattr(initializer, "shape", ()) if asked is None else asked
         of = f"A variable of the shape {tuple(asked)} is one too many: "
-        take("value", math.prod(asked), of)
+        take("values", math.prod(asked), of)
 
     def normalization(self, input_shape):
         if self.input_mean is not None and input_shape:  # it fills these axes with them
@@ -219,12 +220,13 @@ def at_most(count):
     with _ONE_AT_A_TIME, contextlib.ExitStack() as stack:
         before = functools.partial(_before, stack)
         before(keras.Variable, "__init__", variable)
-        before(keras.Operation, "__init__", lambda *_, **__: take("layer or call"))
-        before(keras.Operation, "__call__", lambda *_, **__: take("layer or call"))
-        before(keras.KerasTensor, "__init__", lambda *_, **__: take("tensor"))
+        before(keras.Operation, "__init__", lambda *_, **__: take("layers and calls of them"))
+        before(keras.Operation, "__call__", lambda *_, **__: take("layers and calls of them"))
+        before(keras.KerasTensor, "__init__", lambda *_, **__: take("maps"))
         before(keras.layers.Normalization, "build", normalization)
-        if keras.backend.backend() == "torch":
-            before(sys.modules["keras.src.backend.torch.core"], "device_scope", device)
+        core = sys.modules.get("keras.src.backend.torch.core")
+        if hasattr(core, "device_scope"):  # on PyTorch
+            before(core, "device_scope", device)
         yield
 
 
@@ -306,6 +308,8 @@ def full_disk_told(path):
             number = next((n for n in _FULL if os.strerror(n) in str(told)), None)
             told = told.__cause__ or told.__context__
         if number not in _FULL:
+            if isinstance(error, OSError) and error.errno and not error.filename:
+                error.filename = str(path)
             raise
         raise OSError(number, os.strerror(number), str(path)) from error
 
@@ -430,10 +434,10 @@ def _check_list(path, key, value):
     computes nothing."""
     if key.endswith("shape"):
         sizes = [size for size in value if isinstance(size, (int, float)) and size]
-        if not abs(math.prod(sizes)) <= MOST_PIXELS:
+        if len(sizes) > _MOST_AXES or not abs(math.prod(sizes)) <= MOST_PIXELS:
             raise _Refused(
-                f"{path} asks for {key:.60}={value!r:.100}. At most {MOST_PIXELS:,} "
-                f"values are allowed. {_TRUST}"
+                f"{path} asks for {key:.60}={value!r:.100}. At most {MOST_PIXELS:,} values are "
+                f"allowed. {_TRUST}"
             )
     if len(value) > MOST_INTEGERS and all(type(entry) is int for entry in value):
         raise _Refused(

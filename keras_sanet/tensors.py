@@ -95,7 +95,7 @@ def read(path, limit):
                 return _read_safetensors(file, path.stat().st_size)
         return _read_pth(path)
     except _DAMAGED as error:
-        raise ValueError(f"{path} can't be read as a checkpoint: {error}") from error
+        raise ValueError(f"{path} can't be read as a checkpoint: {error!s:.500}") from error
 
 
 def _array(data, dtype):

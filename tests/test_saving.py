@@ -550,7 +550,7 @@ def saved(layers, path, edit=None):
 def test_models_in_models_that_multiply_are_refused(tmp_path, monkeypatch):
     # Each of 4 calls that inside of it 6 times. Keras looks at a model once while the sizes are
     # those that it was built with, else at all that is in it: 6^4 calls.
-    monkeypatch.setattr(saving, "_MOST_TENSORS", 500)
+    monkeypatch.setattr(saving, "_MOST_MAPS", 500)
     inner = keras.layers.ReLU(name="relu")
     for _ in range(4):
         image = x = keras.Input((None, None, 3))
@@ -563,7 +563,7 @@ def test_models_in_models_that_multiply_are_refused(tmp_path, monkeypatch):
 
     inner.save(tmp_path / "good.keras")
     path = crafted(tmp_path / "good.keras", tmp_path / "evil.keras", edit)
-    with refusal("(?s)evil.keras can't be loaded: .*500 tensors in all are allowed"):
+    with refusal("(?s)evil.keras can't be loaded: .*500 maps in all are allowed"):
         saving.load_model(path)
 
 
@@ -586,16 +586,16 @@ def test_means_that_fill_a_map_are_refused(tmp_path):
 
 def test_one_layer_that_makes_many_is_refused(monkeypatch):
     monkeypatch.setattr(saving, "_MOST_CALLS", 200)
-    with refusal("200 layer or calls in all are allowed here"), saving.at_most(2**30):
+    with refusal("200 layers and calls of them in all are allowed here"), saving.at_most(2**30):
         keras_sanet.layers.PyramidPooling(1, [1] * 20_000)
 
 
 def test_layers_in_the_reverse_order_end_soon(tmp_path, monkeypatch):
     # Keras goes over all that are left again and again: 40 x 40 / 2 attempts.
-    monkeypatch.setattr(saving, "_MOST_TENSORS", 500)
+    monkeypatch.setattr(saving, "_MOST_MAPS", 500)
     layers = [keras.layers.ReLU() for _ in range(40)]
     path = saved(layers, tmp_path / "good.keras", lambda c: c["config"]["layers"].reverse())
-    with refusal("(?s)evil.keras can't be loaded: .*500 tensors in all are allowed"):
+    with refusal("(?s)evil.keras can't be loaded: .*500 maps in all are allowed"):
         saving.load_model(path)
 
 
