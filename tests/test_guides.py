@@ -34,7 +34,7 @@ DOCUMENTS = [README, *GUIDES, *RESULTS]
 # What a document says -> what the test runs instead, so that it is small and needs no network.
 SMALLER = {
     r'(?<=SANet\(data.num_classes, )"resnet18"': '"resnet_tiny", aggregator_filters=8, bins=(1, 2)',
-    r"(?<=backbone )resnet(18|50)(?= --w)": "resnet_tiny --aggregator-filters 8",
+    r"(?<=backbone )resnet(18|50)(?= --[ws])": "resnet_tiny --aggregator-filters 8",
     r"\bresnet(18|50)\b": "resnet_tiny",
     r"\bimagenet\b": "resnet_tiny.safetensors",
     r"include_top=False": "include_top=False, weights=None",
@@ -43,7 +43,7 @@ SMALLER = {
     r"(?<=\bepochs[= ])\d+": "1",
     r"(?<=batch[-_]size[= ])\d+": "2",
     r"keras-sanet demo$": "keras-sanet demo --epochs 1 --lovasz-epochs 0",
-    r"(?<=benchmark) ": " --model fcn --rounds 1 ",
+    r"(?<=benchmark) ": " --rounds 1 ",
 }
 # What a block or command needs: what it says -> the packages, by the backends that can run it.
 NEEDS = {
