@@ -413,6 +413,11 @@ class Best(keras.callbacks.ModelCheckpoint):
         known = [row[self.monitor] for row in rows(self._log, epoch) if self.monitor in row]
         best = min if self.mode == "min" else max
         self.best = best((value for value in known if not math.isnan(value)), default=None)
+        if self.best is not None and not os.path.isfile(self.filepath):
+            raise FileNotFoundError(
+                f"There is no {self.filepath}, the best model of {epoch} epochs. Put it back; or "
+                f"delete {self._log.name} and the state beside it, and their phase begins anew."
+            )
         self._begun = True
 
     def on_epoch_end(self, epoch, logs=None):
@@ -593,7 +598,8 @@ class Skipped(keras.callbacks.Callback):
         self._plans = [loader.plan for loader in loaders if hasattr(loader, "plan")]
 
     def on_epoch_end(self, epoch, logs=None):
-        known = self._path.read_text("utf-8").splitlines() if self._path.is_file() else []
+        there = self._path.is_file()
+        known = self._path.read_text("utf-8", "replace").splitlines() if there else []
         errors = [str(error) for plan in self._plans for error in list(plan.errors.values())]
         new = [error for error in errors if error not in known]
         if new and distribution.is_chief():

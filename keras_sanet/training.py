@@ -257,7 +257,9 @@ def fit(
         lovasz_learning_rate = learning_rate / 10
     own = {
         "epochs": epochs, "steps": steps, "lovasz_epochs": lovasz_epochs,
-        "learning_rate": learning_rate, "steps_per_epoch": len(train),
+        "learning_rate": learning_rate,
+        # All that is known of a data set that is not ours.
+        **({} if hasattr(train, "plan") else {"steps_per_epoch": len(train)}),
         **({"lovasz_learning_rate": lovasz_learning_rate} if lovasz_epochs else {}),
         **{name: kwargs.get(name, default) for name, default in _COMPILE.items()},
     }  # fmt: skip
@@ -321,7 +323,7 @@ def fit(
             model = type(model).from_config(model.get_config())
             saving.load_weights(model, best)
     if skipped.is_file():
-        count = len(skipped.read_text("utf-8").splitlines())
+        count = len(skipped.read_text("utf-8", "replace").splitlines())
         print(f"{count} images could not be read and did not count: {skipped}")
     return model
 

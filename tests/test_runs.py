@@ -413,6 +413,13 @@ def test_other_arguments_are_refused_with_both_values(pairs, begun, change, said
     assert runs.arguments_of(begun)["learning_rate"] == 1e-3
 
 
+def test_another_number_of_batches_is_refused(tmp_path):
+    batch = (np.zeros((2, 24, 32, 3), "uint8"), np.zeros((2, 24, 32), "uint8"))
+    (tmp_path / "config.json").write_text('{"arguments": {"steps_per_epoch": 4}}')
+    with pytest.raises(ValueError, match="`steps_per_epoch` 4, now 3"):
+        training.fit(network(), [batch] * 3, [batch], tmp_path, 1)
+
+
 def test_a_run_does_not_become_shorter(pairs, begun):
     run(pairs, begun, epochs=2)
     assert runs.arguments_of(begun)["epochs"] == 2  # longer it may become, and says so
@@ -494,6 +501,14 @@ def test_a_run_stops_at_spoilt_figures_before_it_trains(pairs, begun):
     with pytest.raises(ValueError, match="cross_entropy.csv has not the figures of the 1 epochs"):
         run(pairs, begun, epochs=2)
     assert (begun / "cross_entropy.keras").read_bytes() == best
+
+
+def test_a_run_without_its_best_model_is_refused_before_it_trains(pairs, begun):
+    (begun / "cross_entropy.keras").unlink()
+    seen = Seen()
+    with pytest.raises(FileNotFoundError, match="cross_entropy.keras, the best model of 1 epochs"):
+        run(pairs, begun, seen, epochs=2)
+    assert seen.epochs == [[1, 0]]
 
 
 def test_figures_that_are_deleted_in_between_are_written_again(tmp_path):

@@ -184,6 +184,7 @@ def test_the_checkpoint_kept_has_the_least_validation_cross_entropy(both, noise)
 def test_a_resumed_phase_only_keeps_what_is_better_than_its_log(
     tmp_path, phase, figure, mode, best
 ):
+    (tmp_path / f"{phase}.keras").touch()
     (tmp_path / f"{phase}.csv").write_text(f"epoch,{figure}\n0,0.5\n1,0.25\n2,0.375\n3,nan\n")
     (checkpoint,) = (c for c in training.callbacks(tmp_path, phase) if isinstance(c, runs.Best))
     checkpoint.on_epoch_begin(4)
