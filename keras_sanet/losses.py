@@ -13,6 +13,7 @@ import keras
 from keras import ops
 
 from keras_sanet import labels
+from keras_sanet.arguments import as_integer, integer
 from keras_sanet.backend import all_sum, histogram, replicas
 
 
@@ -67,8 +68,8 @@ def _lovasz_softmax(ids, y_pred, from_logits, classes, per_image, num_bins):
     """The loss of each image, (batch,), or of the batch, (1,); `ids` as of `labels.read`."""
     num_classes = y_pred.shape[-1]
     _check_classes(classes, num_classes)
-    if num_bins is not None and (not isinstance(num_bins, int) or num_bins < 1):
-        raise ValueError(f"`num_bins` must be a positive integer or None. Received: {num_bins}.")
+    if num_bins is not None:
+        num_bins = integer("num_bins", num_bins)
     probabilities = ops.softmax(y_pred, axis=-1) if from_logits else y_pred
 
     # (groups, pixels, classes), a group being an image or the batch; pixels last to sort them
@@ -185,7 +186,8 @@ def _pair(x):
 
 def _check_classes(classes, num_classes):
     listed = isinstance(classes, (list, tuple)) and len(classes) > 0
-    if listed and all(isinstance(c, int) and 0 <= c < num_classes for c in classes):
+    ids = [as_integer(c) for c in classes] if listed else []
+    if listed and all(c is not None and 0 <= c < num_classes for c in ids):
         return
     if not listed and classes in ("present", "all"):
         return

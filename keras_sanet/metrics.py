@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_sanet import backend, labels
+from keras_sanet.arguments import integer
 from keras_sanet.losses import cross_entropy_sums
 
 # Counts are kept in two int32 words, low = count mod 2^12 and high = count div 2^12 summed apart:
@@ -93,12 +94,7 @@ class _ConfusionMetric(keras.metrics.Metric):
         from_logits=True,
     ):
         super().__init__(name=name, dtype=dtype)
-        if isinstance(num_classes, np.integer):
-            num_classes = int(num_classes)
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(
-                f"`num_classes` must be a positive integer. Received: num_classes={num_classes}."
-            )
+        num_classes = integer("num_classes", num_classes)
         classes = labels.classes_of(num_classes)
         if class_names is not None and len(class_names) != classes:
             raise ValueError(

@@ -78,7 +78,10 @@ def compile(
     ):
         if value is not None and not value > 0:
             raise ValueError(f"`{name}` must be above 0. Received: {name}={value!r}.")
-    read = {"ignore_class": ignore_class, "from_logits": not gives_probabilities(model)}
+    probabilities = gives_probabilities(model)
+    if probabilities is None:  # can't be told: as the loss reads them
+        probabilities = not getattr(loss, "from_logits", True)
+    read = {"ignore_class": ignore_class, "from_logits": not probabilities}
     losses = {
         "cross_entropy": SegmentationLoss(lovasz_weight=0.0, **read),
         "lovasz": LovaszSoftmax(num_bins=_LOVASZ_BINS, **read),

@@ -360,7 +360,7 @@ def test_unknown_classes_raise_with_the_value(rng, loss_class, classes):
 @both_losses
 def test_bad_num_bins_raise_with_the_value(rng, loss_class, num_bins):
     labels, logits = maps(rng)
-    with pytest.raises(ValueError, match=f"`num_bins` must be .* Received: {num_bins}"):
+    with pytest.raises(ValueError, match=f"`num_bins` must be .* Received: num_bins={num_bins!r}"):
         loss_class(num_bins=num_bins)(labels, logits)
 
 

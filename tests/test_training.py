@@ -422,6 +422,12 @@ def test_compile_tells_logits_and_probabilities_by_the_model(loss, activation, f
     assert [each.from_logits for each in told] == 5 * [from_logits]
 
 
+def test_a_model_that_cannot_be_told_is_read_as_its_loss_does():
+    model = of_layers(keras.layers.Conv2D(3, 1), keras.layers.GaussianNoise(0.1))
+    training.compile(model, 10, loss=SegmentationLoss(from_logits=False))
+    assert not any(metric.from_logits for metric in model._compile_metrics._user_metrics)
+
+
 def test_a_loss_that_reads_the_model_wrongly_is_refused():
     model = of_layers(keras.layers.Conv2D(3, 1, activation="softmax"))
     with pytest.raises(ValueError, match="gives probabilities: pass a loss with from_logits=False"):
