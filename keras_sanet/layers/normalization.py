@@ -17,6 +17,19 @@ class BatchNormalization(keras.layers.BatchNormalization):
     running variance is the biased one, as in Keras. In training on several devices its statistics
     are those of the whole batch; `synchronized` is never needed, and not saved.
 
+    Where a channel has one value in the batch (one image on a grid of one cell) its variance would
+    be 0, and the result `beta` whatever the value. Such a step is normalised by the moving
+    statistics, as in inference, with gradients for the value; then they follow it:
+
+        mean     <- momentum x mean     + (1 - momentum) x value
+        variance <- momentum x variance + (1 - momentum) x (1 + momentum) / 2 x (value - mean)^2
+
+    with the mean of before. In the long run that mean has the variance (1 - momentum) /
+    (1 + momentum) of the values' own, so (value - mean)^2 is 2 / (1 + momentum) times their
+    variance on average, and the moving variance has no bias. At first it is too large, by the
+    square of the distance from the mean that the layer began with. Of two values the variance is
+    biased as the stock layer's is.
+
     Args: those of `keras.layers.BatchNormalization`; momentum 0.9 (PyTorch's 0.1) and epsilon 1e-5.
     Call arguments: inputs, (batch, height, width, channels).
     Returns: a map of the same shape.
@@ -79,8 +92,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return mean, self._variance(inputs, mask, mean, variance)
 
     def _variance(self, inputs, mask, mean, variance):
-        """The variance that the moving one takes up of a batch: of one value its square distance
-        from the moving mean, which is 2 / (1 + momentum) times the variance on average."""
+        """The variance that the moving one takes up of a batch."""
         single = self._sees_one_value(inputs, mask)
         if single is False:
             return variance

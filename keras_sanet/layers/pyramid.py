@@ -30,8 +30,8 @@ class PyramidPooling(keras.layers.Layer):
             alone.
         branch_filters: channels of a branch; as many as `filters` if None.
         normalize_branches: whether a batch norm follows the 1x1 of each branch, as in PSPNet, or a
-            bias. In training, batch norm sees n x n values an image and channel there: one where n
-            is 1, which needs batches of two images or more.
+            bias. In training, batch norm sees n x n values an image and channel there: one of a
+            single image where n is 1, which `BatchNormalization` takes by its moving statistics.
 
     Call arguments:
         inputs: (batch, height, width, channels), of any height and width.
