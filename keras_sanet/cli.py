@@ -697,7 +697,6 @@ def save_preset(options):
     for name in ("model.keras", "config.json", "evaluation.json"):
         if not (run / name).is_file():
             raise FileNotFoundError(f"{run} is no finished `train` run: it holds no {name}.")
-
     versions = _read_json(run / "config.json", "arguments", "versions")["versions"]
     arguments = _arguments_of(run / "config.json")
     recipe = {name: arguments[name] for name in _RECIPE if arguments.get(name) is not None}

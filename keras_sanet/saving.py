@@ -99,11 +99,29 @@ def load_model(path):
         # Neither what the caller has named for files of its own, nor its trust in them.
         with keras.saving.CustomObjectScope({}), SafeModeScope(True), at_most(count + SLACK):
             _check_config(path, config)
-            return keras.saving.load_model(path, compile=False, safe_mode=True)
+            with _channels_last():
+                model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except _Refused:
         raise
     except Exception as error:  # whatever a crafted config makes layers raise
         raise ValueError(f"{path} can't be loaded: {_short(error)} {_TRUST}") from None
+    for layer in model._flatten_layers():  # files of 0.1.0; see `preprocessing.preprocess`
+        if isinstance(layer, keras.layers.Rescaling) and np.ndim(layer.scale) == 1:
+            layer.scale, layer.offset = (
+                np.reshape(values, (1, 1, -1)).tolist() for values in (layer.scale, layer.offset)
+            )
+    return model
+
+
+@contextlib.contextmanager
+def _channels_last():
+    """Context in which images have the channels last, whatever Keras is set to."""
+    data_format = keras.config.image_data_format()
+    keras.config.set_image_data_format("channels_last")
+    try:
+        yield
+    finally:
+        keras.config.set_image_data_format(data_format)
 
 
 def load_weights(model, path):

@@ -108,8 +108,8 @@ def compile(
     if isinstance(model.output, dict):
         kwargs = {"loss_weights": {"logits": 1.0, "auxiliary": _AUXILIARY_WEIGHT}, **kwargs}
         loss, metrics = {"logits": loss, "auxiliary": loss}, {"logits": metrics}
-    slow = keras.backend.backend() != "jax" and backend.runs_on_cpu()
-    if slow and any(layer.compute_dtype == "float16" for layer in model._flatten_layers()):
+    on_cpu = keras.backend.backend() != "jax" and backend.runs_on_cpu()
+    if on_cpu and any(layer.compute_dtype == "float16" for layer in model._flatten_layers()):
         warnings.warn(
             "A CPU takes several times as long in float16 as in float32. Before you make the model "
             'call keras.config.set_dtype_policy("mixed_bfloat16"), or "float32".',

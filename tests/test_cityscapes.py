@@ -226,7 +226,7 @@ class Red(keras.Model):
         self.built = True
 
     def predict_on_batch(self, images):
-        return np.eye(19, dtype="float32")[images[..., 0].astype(int)]
+        return 9 * np.eye(19, dtype="float32")[images[..., 0].astype(int)]
 
 
 @pytest.fixture

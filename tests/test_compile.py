@@ -265,6 +265,7 @@ def test_arguments_out_of_range_are_refused(argument, value, error):
 # Together
 
 
+@pytest.mark.filterwarnings("ignore:A CPU takes several times as long in float16")
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_everything_together_trains_in_mixed_precision_with_float32_variables(policy, pairs):
     keras.config.set_dtype_policy(policy)

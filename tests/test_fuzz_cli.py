@@ -223,7 +223,7 @@ def test_a_folder_to_write_into_is_not_taken_from_a_config(tmp_path):
 
 
 def test_damaged_figures_of_a_run_are_named(tmp_path):
-    whole = {"arguments": {}, "versions": {}}
+    whole = {"arguments": ARGUMENTS, "versions": {}}
     (tmp_path / "config.json").write_text(json.dumps(whole))
     (tmp_path / "evaluation.json").write_text("[")
     models.FCN(2, "resnet_tiny", filters=8).save(tmp_path / "model.keras")

@@ -337,7 +337,7 @@ def test_an_epochs_state_is_saved_without_another_optimizer(tmp_path):
     note = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: names.append(keras.optimizers.Optimizer(1.0).name)
     )
-    state = runs.State(tmp_path / "state.keras", None, None)
+    state = runs.State(tmp_path / "lovasz_state.keras", None, None)
     model.fit(np.ones((2, 2)), np.ones((2, 1)), epochs=4, verbose=0, callbacks=[state, note])
     numbers = [int(name.rpartition("_")[2]) for name in names[1:]]
     assert np.diff(numbers).tolist() == [1, 1]

@@ -1231,3 +1231,18 @@ def test_halves_of_a_batch_on_two_replicas_have_the_statistics_of_the_whole(exch
 
 def test_no_file_says_that_batch_norm_is_synchronized():
     assert "synchronized" not in json.dumps(keras.saving.serialize_keras_object(small_sanet()))
+
+
+def test_a_file_of_0_1_0_is_channels_last_whatever_keras_is_set_to(tmp_path, rng):
+    image = keras.Input((None, None, 3))  # with the flat lists of then
+    x = keras.layers.Rescaling([0.1, 0.2, 0.3], [-1.0, 0.0, 1.0])(image)
+    model = keras.Model(image, keras.layers.Conv2D(2, 1, data_format="channels_last")(x))
+    model.save(tmp_path / "old.keras")
+    images = rng.integers(0, 256, (1, 5, 7, 3)).astype("float32")
+    expected = model.predict_on_batch(images)
+    keras.config.set_image_data_format("channels_first")
+    try:
+        found = saving.load_model(tmp_path / "old.keras").predict_on_batch(images)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
