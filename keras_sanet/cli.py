@@ -950,12 +950,7 @@ class _Checker(argparse.ArgumentParser):
 
 def _read_json(path, *keys):
     """The dict in a file of a run, with dicts of these names in it."""
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}. Train anew.") from error
+    found = files.read_json(path, "Train anew.")
     parts = [found, *(found.get(key) for key in keys)] if isinstance(found, dict) else [found]
     if not all(isinstance(part, dict) for part in parts):
         raise ValueError(f"{path} is damaged: it must hold a dict of {keys or 'figures'}.")
