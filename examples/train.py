@@ -71,8 +71,7 @@ def train(options):
         epochs=options.epochs,
         verbose=2,
     )
-    with keras_sanet.saving.replacing(options.output) as path:
-        model.save(path)
+    model.save(options.output)
     print(f"Saved {options.output}")
 
 

@@ -23,11 +23,10 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_sanet import files, models, pipeline, runs, training, visualization
-from keras_sanet.arguments import integer, sides
-from keras_sanet.files import is_dict, is_dict_of, is_int, is_list, is_text
+from keras_sanet import _files, models, pipeline, runs, training, visualization
+from keras_sanet._arguments import integer, sides
+from keras_sanet._files import is_dict, is_dict_of, is_int, is_list, is_text, remove, replacing
 from keras_sanet.layers import BatchNormalization, Conv2D, ConvLSTMAggregator
-from keras_sanet.saving import remove, replacing
 from keras_sanet.summary import Summary
 
 _TAPS = ("s0", "s1", "s2", "s3", "s4")
@@ -273,7 +272,7 @@ def begin(folder, dataset, **changes):
     """
     folder = Path(folder)
     images = {"classes": dataset.num_classes}
-    found = files.plain(protocol(dataset.name, **changes))
+    found = _files.plain(protocol(dataset.name, **changes))
     if any(folder.glob("*/seed-*/config.json")):
         asked, found = found, _read_protocol(folder)
         given = [name for name, value in changes.items() if value is not None]
@@ -371,7 +370,7 @@ def train(dataset, row, seed, protocol, folder, verbose=0):
     Raises: FileExistsError where another process is at it; as `training.fit`.
     """
     folder = Path(folder) / row / f"seed-{seed}"
-    with files.locked(folder):
+    with _files.locked(folder):
         if not _figures(folder, protocol["epochs"]):
             keras.utils.clear_session()
             keras.utils.set_random_seed(seed)
@@ -754,7 +753,7 @@ def _figures(folder, epochs):
 def _portable(protocol):
     """A protocol as results.json has it: weights are named without their folder."""
     names = {name: protocol[name] for name in ("weights", "other_weights")}
-    return files.plain(
+    return _files.plain(
         {**protocol, **{name: file and Path(file).name for name, file in names.items()}}
     )
 
@@ -772,7 +771,7 @@ def _read_costs(path):
 
 def _read_json(path, *keys):
     """The dict in a file, which has these keys."""
-    return _with_keys(path, files.read_json(path, _WAY_OUT), keys)
+    return _with_keys(path, _files.read_json(path, _WAY_OUT), keys)
 
 
 def _with_keys(path, found, keys):
@@ -822,7 +821,7 @@ _COST = {**dict.fromkeys(("parameters", "macs"), ("an integer", is_int)), "step_
 
 
 def _check(path, found, schema, what=""):
-    files.check(found, schema, f"{path} is damaged:{what}", _WAY_OUT)
+    _files.check(found, schema, f"{path} is damaged:{what}", _WAY_OUT)
 
 
 def _check_protocol(path, found):

@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_sanet.arguments import as_integer
+from keras_sanet._arguments import as_integer
 from keras_sanet.foreign import check_channels_last as check_channels_last
 from keras_sanet.foreign import from_model as from_model
 from keras_sanet.layers import BatchNormalization, Conv2D

@@ -16,8 +16,8 @@ import numpy as np
 from keras import ops
 
 from keras_sanet import losses, training
-from keras_sanet.arguments import integer, sides
-from keras_sanet.labels import classes_of
+from keras_sanet._arguments import integer, sides
+from keras_sanet._labels import classes_of
 
 _PARTS = ("backbone", "aggregator", "pyramid_pooling", "head")  # names of layers
 _LOVASZ = "the same with Lovász-softmax"

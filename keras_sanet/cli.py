@@ -22,13 +22,13 @@ from PIL import Image
 from rich.progress import track
 
 from keras_sanet import (
+    _backend,
+    _files,
     ablation,
     backbones,
-    backend,
     datasets,
     distribution,
     evaluation,
-    files,
     inference,
     models,
     pipeline,
@@ -36,11 +36,11 @@ from keras_sanet import (
     recipes,
     report,
     runs,
-    saving,
     training,
     visualization,
     weights,
 )
+from keras_sanet._labels import classes_of
 from keras_sanet.benchmark import Benchmark, measure
 from keras_sanet.costs import TableII
 from keras_sanet.datasets.files import UNREADABLE, by_number, frames, open_image
@@ -48,7 +48,6 @@ from keras_sanet.datasets.listing import LeftOutWarning, find_images
 from keras_sanet.export import FORMATS, PRECISIONS
 from keras_sanet.export import export as export_model
 from keras_sanet.inspection import Inspection
-from keras_sanet.labels import classes_of
 from keras_sanet.summary import Summary
 from keras_sanet.version import __version__
 
@@ -169,7 +168,7 @@ def train(options):
     with contextlib.ExitStack() as held:
         if options.resume:
             options.output = _resumed(options)
-            held.enter_context(files.locked(options.output))
+            held.enter_context(_files.locked(options.output))
         elif options.dataset is None:
             raise ValueError("--dataset must be given (or --resume RUN).")
         elif options.preset:
@@ -182,7 +181,7 @@ def _train(options, held):
     dataset = _load_dataset(options)
     keras.utils.set_random_seed(options.seed)
     if options.deterministic:
-        backend.make_deterministic()
+        _backend.make_deterministic()
     keras.config.set_dtype_policy(options.precision)
     train = pipeline.make_dataset(
         dataset,
@@ -217,7 +216,7 @@ def _train(options, held):
         )
     if not options.resume:
         options.output = _new_folder(options.output or f"runs/{options.dataset}-{model.name}")
-        held.enter_context(files.locked(options.output))
+        held.enter_context(_files.locked(options.output))
     by_epochs = options.steps is None
     length = options.epochs if by_epochs else f"{options.steps} steps"
     print(
@@ -435,7 +434,7 @@ def predict(options):
         for kind in options.write:
             name = f"{source.stem}_{kind}"
             if kind == "probabilities":
-                with saving.replacing(output / f"{name}.npz") as path:
+                with _files.replacing(output / f"{name}.npz") as path:
                     np.savez(path, probabilities=probabilities, class_names=names or [])
                 continue
             if kind == "mask":
@@ -444,7 +443,7 @@ def predict(options):
                 ids = visualization.colour_mask(mask, palette)
             else:
                 ids = visualization.overlay(image, mask, palette)
-            with saving.replacing(output / f"{name}.png") as path:
+            with _files.replacing(output / f"{name}.png") as path:
                 Image.fromarray(ids).save(path)
     print(f"{', '.join(options.write)} of {len(images)} images are in {output.resolve()}.")
 
@@ -639,7 +638,7 @@ def _table2(folder, options):
             ("table2.json", json.dumps(table.as_dict(), indent=1) + "\n"),
             ("table2.md", f"**Table II: what the models cost**\n\n{table}\n"),
         ):
-            with saving.replacing(folder / name) as written:
+            with _files.replacing(folder / name) as written:
                 written.write_text(text, "utf-8")
     return path.read_text("utf-8")
 
@@ -658,7 +657,7 @@ def inspect(options):
         of_classes = inspection.class_weights(options.class_weights)
         print(f"class_weights=[{', '.join(f'{weight:.4g}' for weight in of_classes)}]")
     if options.sheet:
-        with saving.replacing(options.sheet) as path:
+        with _files.replacing(options.sheet) as path:
             inspection.sheet().save(path)
         print(f"Overlays:  {Path(options.sheet).resolve()}")
     return 1 if inspection.problems else 0
@@ -758,7 +757,7 @@ def _build_model(options, num_classes, **kwargs):
 def _finish(model, dataset, output, scales, split="val"):
     """Saves the best model, prints its figures and draws a few results."""
     path = output / "model.keras"
-    with saving.replacing(path) as written:
+    with _files.replacing(path) as written:
         model.save(written)
     for phase in training.PHASES:  # the best is saved: what resuming needed can go
         for name in (f"{phase}_state.keras", f"{phase}.keras"):
@@ -784,7 +783,7 @@ def _finish(model, dataset, output, scales, split="val"):
     rows = [row for row in rows if row[0].shape == size]
     titles = ("image", "truth", "prediction")
     page = visualization.sheet(rows, dataset.class_names, dataset.palette, titles)
-    with saving.replacing(output / "overlays.png") as written:
+    with _files.replacing(output / "overlays.png") as written:
         page.save(written)
     result.save(output)
     print(f"Model:     {path.resolve()}")
@@ -950,7 +949,7 @@ class _Checker(argparse.ArgumentParser):
 
 def _read_json(path, *keys):
     """The dict in a file of a run, with dicts of these names in it."""
-    found = files.read_json(path, "Train anew.")
+    found = _files.read_json(path, "Train anew.")
     parts = [found, *(found.get(key) for key in keys)] if isinstance(found, dict) else [found]
     if not all(isinstance(part, dict) for part in parts):
         raise ValueError(f"{path} is damaged: it must hold a dict of {keys or 'figures'}.")

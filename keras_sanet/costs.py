@@ -5,8 +5,8 @@ import functools
 import keras
 
 from keras_sanet import backbones, benchmark, models
+from keras_sanet._tables import html_lines, html_table
 from keras_sanet.summary import Summary
-from keras_sanet.tables import html_lines, html_table
 
 _CLASSES = 40  # NYU Depth v2's; the paper does not say, and a class costs 0.001 % of SANet
 _REFERENCE = "PSPNet-50"

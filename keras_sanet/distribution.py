@@ -26,8 +26,8 @@ import warnings
 import keras
 from keras import ops
 
-from keras_sanet import backend
-from keras_sanet.arguments import as_integer
+from keras_sanet import _backend
+from keras_sanet._arguments import as_integer
 from keras_sanet.layers import BatchNormalization
 
 
@@ -71,12 +71,12 @@ def scope(devices="auto"):
 
 def is_chief():
     """Whether this process is the one that writes files: process 0, and any where there is one."""
-    return backend.process()[0] == 0
+    return _backend.process()[0] == 0
 
 
 def wait():
     """Returns when all processes have come here, as to read what one of them wrote."""
-    if backend.process()[1] > 1:
+    if _backend.process()[1] > 1:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices("keras_sanet")
@@ -137,7 +137,7 @@ def _devices(devices):
         raise ValueError(f"`devices` must be different ones. Received: devices={devices!r}.")
     if keras.backend.backend() == "torch":
         return _torch_devices(devices)
-    if backend.process()[1] > 1:
+    if _backend.process()[1] > 1:
         if devices != "auto":
             raise ValueError(
                 '`devices` must be "auto" in several processes: all devices of all of them. '
@@ -229,6 +229,6 @@ class _DataParallel(keras.distribution.DataParallel):
     """
 
     def get_data_layout(self, data_shape):
-        if data_shape[0] % (self.device_mesh.devices.size // backend.process()[1]) == 0:
+        if data_shape[0] % (self.device_mesh.devices.size // _backend.process()[1]) == 0:
             return super().get_data_layout(data_shape)
         return keras.distribution.TensorLayout([None] * len(data_shape), self.device_mesh)

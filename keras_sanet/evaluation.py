@@ -19,13 +19,12 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from keras_sanet import files, metrics
-from keras_sanet.files import is_dict, is_dict_of, is_int, is_list, is_text
+from keras_sanet import _files, metrics
+from keras_sanet._files import is_dict, is_dict_of, is_int, is_list, is_text, replacing
+from keras_sanet._labels import classes_of
+from keras_sanet._tables import html_lines, html_table, rich_cells
 from keras_sanet.inference import complete, mask_of, predict_probabilities
 from keras_sanet.journal import Journal, check_header
-from keras_sanet.labels import classes_of
-from keras_sanet.saving import replacing
-from keras_sanet.tables import html_lines, html_table, rich_cells
 
 # Name of a figure -> what it is in words.
 FIGURES = {
@@ -446,7 +445,7 @@ def evaluate(model, dataset, split, folder=None, absent_as_zero=False, track=ite
     )
     if folder is None:
         return _count(result, model, dataset, split, track, mode)
-    with files.locked(folder):
+    with _files.locked(folder):
         keep = _resume(result, model, dataset, samples, folder)
         _count(result, model, dataset, split, track, mode, keep)
         result.save(folder)
@@ -546,8 +545,8 @@ def read_figures(path):
         ),
     }
     way_out = "Evaluate anew."
-    found = files.read_json(path, way_out)
-    files.check(found, schema, f"{path} is damaged:", way_out)
+    found = _files.read_json(path, way_out)
+    _files.check(found, schema, f"{path} is damaged:", way_out)
     return {name: found[name] for name in schema if name in found}
 
 
@@ -573,7 +572,7 @@ def _resume(result, model, dataset, samples, folder):
         "masks": _digest_of([Path(str(sample.mask)).name for sample in samples]),
         "class_ids": _digest_of(dataset.class_ids),
     }
-    header = files.plain(header)
+    header = _files.plain(header)
     check_header(header, f"{journal.path} can't keep this evaluation:", "Leave `folder` out.")
     entries = journal.read()
     found = next(entries, None)

@@ -36,14 +36,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sanet.arguments import integer, integers
-from keras_sanet.backend import argmax
+from keras_sanet._arguments import integer, integers
+from keras_sanet._backend import argmax
+from keras_sanet._files import full_disk_told
+from keras_sanet._labels import scores
 from keras_sanet.datasets.files import VOID, read_image
 from keras_sanet.inference import gives_probabilities
-from keras_sanet.labels import scores
 from keras_sanet.layers.convolution import native_form
 from keras_sanet.layers.resizing import resize
-from keras_sanet.saving import full_disk_told
 
 _SUFFIXES = {"tf_saved_model": "", "onnx": ".onnx", "openvino": ".xml", "litert": ".tflite"}
 # The packages that a format needs, by the backends that can write it.

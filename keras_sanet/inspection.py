@@ -9,6 +9,7 @@ import os
 import numpy as np
 from PIL import Image
 
+from keras_sanet._tables import html_lines, html_table
 from keras_sanet.datasets.files import (
     VOID,
     open_image,
@@ -18,7 +19,6 @@ from keras_sanet.datasets.files import (
     sizes_differ,
 )
 from keras_sanet.datasets.listing import describe
-from keras_sanet.tables import html_lines, html_table
 from keras_sanet.visualization import overlay, sheet
 
 # Share of the class edges that have, between two ids, one that lies between them. Seen: at most

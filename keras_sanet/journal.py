@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_sanet import files
-from keras_sanet.files import is_dict, is_dict_of, is_int, is_list, is_text
+from keras_sanet import _files
+from keras_sanet._files import is_dict, is_dict_of, is_int, is_list, is_text
 from keras_sanet.inference import complete
 
 _WAY_OUT = "Remove it to start again, or give another folder."
@@ -33,7 +33,7 @@ def _is_digest(value):
 
 def _is_mode(value):
     try:
-        return files.plain({name: complete(**value)[name] for name in value}) == value
+        return _files.plain({name: complete(**value)[name] for name in value}) == value
     except (TypeError, ValueError, ArithmeticError):
         return False
 
@@ -123,7 +123,7 @@ class Journal:
 
         Raises: ValueError that names the file, the line, and what is wrong in it.
         """
-        files.check_plain(self.path)
+        _files.check_plain(self.path)
         if not self.path.is_file():
             return
         n = most = with_instances = None
@@ -145,7 +145,7 @@ class Journal:
                 if is_dict(found) and with_instances is None:
                     with_instances = "instances" in found  # in all or in none
                 schema = _entry(found, n, with_instances) if is_dict(found) else {}
-                files.check(found, schema, said, _WAY_OUT)
+                _files.check(found, schema, said, _WAY_OUT)
                 yield Entry(
                     found["image"],
                     np.array(found["cells"], "int64"),
@@ -155,7 +155,7 @@ class Journal:
 
     def append(self, value):
         """Writes a line after what was read and written, in the place of one that was cut off."""
-        with files.open_plain(self.path) as file:
+        with _files.open_plain(self.path) as file:
             file.truncate(self._end)
             file.seek(self._end)
             file.write(json.dumps(value).encode() + b"\n")
@@ -174,7 +174,7 @@ class Journal:
             if not line.endswith(b"\n"):
                 return  # the end, or cut off
             self._end = file.tell()
-            yield number, files.parse(line, self._said(number), _WAY_OUT)
+            yield number, _files.parse(line, self._said(number), _WAY_OUT)
 
     def _said(self, number):
         return f"{self.path} is damaged: line {number}:"
@@ -186,7 +186,7 @@ def check_header(header, said, way_out, size=0):
     Args: said, way_out: beginning and end of the message of an error.
     Raises: ValueError.
     """
-    files.check(header, _header(header) if is_dict(header) else {}, said, way_out)
+    _files.check(header, _header(header) if is_dict(header) else {}, said, way_out)
     _check_memory(len(header["class_names"]), 0, said, way_out, size)
 
 

@@ -12,9 +12,9 @@ import math
 import keras
 from keras import ops
 
-from keras_sanet import labels
-from keras_sanet.arguments import as_integer, integer
-from keras_sanet.backend import all_sum, histogram, replicas
+from keras_sanet import _labels
+from keras_sanet._arguments import as_integer, integer
+from keras_sanet._backend import all_sum, histogram, replicas
 
 
 def lovasz_softmax(
@@ -65,7 +65,7 @@ def lovasz_softmax(
 
 
 def _lovasz_softmax(ids, y_pred, from_logits, classes, per_image, num_bins):
-    """The loss of each image, (batch,), or of the batch, (1,); `ids` as of `labels.read`."""
+    """The loss of each image, (batch,), or of the batch, (1,); `ids` as of `_labels.read`."""
     num_classes = y_pred.shape[-1]
     _check_classes(classes, num_classes)
     if num_bins is not None:
@@ -198,21 +198,21 @@ def _check_classes(classes, num_classes):
 
 
 def _read(y_true, y_pred, from_logits, ignore_class, sample_weight=None, void_mask=False):
-    """Ids and weights of `labels.read`, predictions of a channel a class in float32, and 0, or what
-    `labels.refuse` gives where compiled code is given what is refused elsewhere.
+    """Ids and weights of `_labels.read`, predictions of a channel a class in float32, and 0, or
+    what `_labels.refuse` gives where compiled code is given what is refused elsewhere.
 
     Args: void_mask, whether all weights must be 0 or 1.
     """
-    y_pred = labels.scores(ops.cast(y_pred, "float32"), from_logits)
+    y_pred = _labels.scores(ops.cast(y_pred, "float32"), from_logits)
     of_labels = (y_pred.shape[-1], ignore_class, sample_weight)
-    ids, weights, wrong = labels.read(y_true, y_pred, *of_labels)
-    checks = [(wrong, lambda: labels.wrong_labels(y_true, *of_labels))]
+    ids, weights, wrong = _labels.read(y_true, y_pred, *of_labels)
+    checks = [(wrong, lambda: _labels.wrong_labels(y_true, *of_labels))]
     if not from_logits:
-        checks.append((labels.no_probabilities(y_pred), lambda: _NO_PROBABILITIES))
+        checks.append((_labels.no_probabilities(y_pred), lambda: _NO_PROBABILITIES))
     if void_mask and weights is not None:
         binary = ops.logical_or(ops.equal(weights, 0), ops.equal(weights, 1))
         checks.append((ops.logical_not(ops.all(binary)), lambda: _NO_VOID_MASK))
-    return ids, weights, y_pred, labels.refuse(*checks)
+    return ids, weights, y_pred, _labels.refuse(*checks)
 
 
 _NO_PROBABILITIES = (
@@ -237,7 +237,7 @@ class _PixelLoss(keras.losses.Loss):
     per_image = False
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        given = (labels.tensor(y_true), *([] if sample_weight is None else [sample_weight]))
+        given = (_labels.tensor(y_true), *([] if sample_weight is None else [sample_weight]))
         # In a tuple: Keras would multiply the loss by the mask that a `Masking` layer leaves.
         return super().__call__(given, (y_pred,))
 

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sanet import backend, labels
-from keras_sanet.arguments import integer
+from keras_sanet import _backend, _labels
+from keras_sanet._arguments import integer
 from keras_sanet.losses import cross_entropy_sums
 
 # Counts are kept in two int32 words, low = count mod 2^12 and high = count div 2^12 summed apart:
@@ -53,26 +53,26 @@ def mean_present(values):
     return ops.divide_no_nan(ops.sum(ops.where(present, values, 0.0)), count)
 
 
-@backend.jit("num_classes", "ignore_class", "sparse_y_pred", "from_logits")
+@_backend.jit("num_classes", "ignore_class", "sparse_y_pred", "from_logits")
 def _count(y_true, y_pred, sample_weight, num_classes, ignore_class, sparse_y_pred, from_logits):
     """Pixels by true and predicted class, int32 (classes, classes); the same of weighted pixels,
     float32, NaN where there is something wrong; whether labels are, and whether predicted ids."""
     n = num_classes
     if not sparse_y_pred:
-        y_pred = labels.scores(y_pred, from_logits)
-    ids, weights, wrong = labels.read(y_true, y_pred, n, ignore_class, sample_weight)
+        y_pred = _labels.scores(y_pred, from_logits)
+    ids, weights, wrong = _labels.read(y_true, y_pred, n, ignore_class, sample_weight)
     counts = ids >= 0
     if sparse_y_pred:
-        predicted, _, wrong_ids = labels.read(y_pred, ids, n, None, counts)
+        predicted, _, wrong_ids = _labels.read(y_pred, ids, n, None, counts)
         counts, broken = predicted >= 0, ops.logical_or(wrong, wrong_ids)
     else:
-        predicted, wrong_ids = backend.argmax(y_pred), False
+        predicted, wrong_ids = _backend.argmax(y_pred), False
         broken = ops.logical_or(wrong, ops.isnan(ops.sum(ops.cast(y_pred, "float32"))))
     # Pixels that do not count go to a cell past the matrix.
     cells = ops.reshape(ops.where(counts, ids * n + predicted, n * n), (-1,))
     if weights is not None:
         weights = ops.reshape(weights, (-1,))
-    matrix = ops.reshape(backend.histogram(cells, n * n + 1, weights)[: n * n], (n, n))
+    matrix = ops.reshape(_backend.histogram(cells, n * n + 1, weights)[: n * n], (n, n))
     whole = ops.cast(matrix, "int32") if weights is None else ops.zeros((n, n), "int32")
     weighted = ops.zeros((n, n)) if weights is None else matrix
     return whole, ops.where(broken, float("nan"), weighted), wrong, wrong_ids
@@ -95,7 +95,7 @@ class _ConfusionMetric(keras.metrics.Metric):
     ):
         super().__init__(name=name, dtype=dtype)
         num_classes = integer("num_classes", num_classes)
-        classes = labels.classes_of(num_classes)
+        classes = _labels.classes_of(num_classes)
         if class_names is not None and len(class_names) != classes:
             raise ValueError(
                 f"`class_names` must have one entry a class, {classes}. "
@@ -112,18 +112,18 @@ class _ConfusionMetric(keras.metrics.Metric):
         self.weighted = self.add_variable(shape, "zeros", dtype="float32", name="weighted")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        y_true, y_pred = labels.tensor(y_true), labels.tensor(y_pred)
+        y_true, y_pred = _labels.tensor(y_true), _labels.tensor(y_pred)
         if sample_weight is not None:
             sample_weight = ops.convert_to_tensor(sample_weight)
         shape, n = tuple(y_pred.shape), self._classes
         if self.sparse_y_pred:
-            y_pred = labels.without_channel(y_pred)
+            y_pred = _labels.without_channel(y_pred)
             if len(y_pred.shape) != 3:
                 raise ValueError(
                     "`y_pred` must be class ids, (batch, height, width), for sparse_y_pred=True. "
                     f"Received: shape {shape}."
                 )
-        elif len(shape) == 4 and labels.classes_of(shape[-1]) != n:
+        elif len(shape) == 4 and _labels.classes_of(shape[-1]) != n:
             raise ValueError(
                 f"`y_pred` must have {n} classes, `num_classes`. Received: shape {shape}."
             )
@@ -136,8 +136,8 @@ class _ConfusionMetric(keras.metrics.Metric):
             sparse_y_pred=self.sparse_y_pred,
             from_logits=self.from_logits,
         )
-        labels.refuse(
-            (wrong, lambda: labels.wrong_labels(y_true, n, self.ignore_class, sample_weight)),
+        _labels.refuse(
+            (wrong, lambda: _labels.wrong_labels(y_true, n, self.ignore_class, sample_weight)),
             (
                 wrong_ids,
                 lambda: (

@@ -11,8 +11,8 @@ import keras
 from keras import layers
 
 from keras_sanet import backbones, weights
-from keras_sanet.arguments import integer, integers
-from keras_sanet.labels import classes_of
+from keras_sanet._arguments import integer, integers
+from keras_sanet._labels import classes_of
 from keras_sanet.layers import (
     ConvLSTMAggregator,
     FeatureAdapter,

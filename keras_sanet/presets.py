@@ -29,7 +29,7 @@ import keras
 import numpy as np
 
 from keras_sanet import backbones, datasets, models, recipes, saving
-from keras_sanet.labels import classes_of
+from keras_sanet._labels import classes_of
 from keras_sanet.version import __version__
 
 BUILDERS = {"SANet": models.SANet, "PSPNet": models.PSPNet, "FCN": models.FCN}
@@ -171,7 +171,7 @@ def save_preset(model, folder, figures=None, recipe=None, crop=None, licence=Non
             'lose. Save such a model by model.save("model.keras").'
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with saving.replacing(folder) as new:
+    with _files.replacing(folder) as new:
         new.mkdir()
         weights = saving.weights_of(model, new)
         (new / _WEIGHTS).write_bytes(_halved(weights) if dtype == "float16" else weights)
@@ -179,7 +179,7 @@ def save_preset(model, folder, figures=None, recipe=None, crop=None, licence=Non
             "format": _FORMAT,
             "builder": builder,
             "arguments": arguments,
-            "weights": {"sha256": saving.digest(new / _WEIGHTS), "dtype": dtype},
+            "weights": {"sha256": _files.digest(new / _WEIGHTS), "dtype": dtype},
             "crop": None if crop is None else list(crop),
             "recipe": recipe,
             "figures": None if figures is None else _summary(figures),
@@ -314,7 +314,7 @@ def _restore(preset, file, config):
     path = file(_WEIGHTS)
     count = saving.check_weights(path)
     expected = config["weights"].get("sha256")
-    if saving.digest(path) != expected:
+    if _files.digest(path) != expected:
         raise ValueError(
             f"{path} is damaged or of another preset: its SHA-256 is not {expected}, which "
             f"{_CONFIG} says. Get or save the preset again."

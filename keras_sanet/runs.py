@@ -8,7 +8,7 @@ What `training.fit` keeps in it (`<phase>` is cross_entropy or lovasz):
     <phase>.csv             every figure of every epoch
     <phase>_state.keras     weights, optimizer, metrics and place to go on from
     skipped.txt             images that could not be read, and why
-    .lock                   held by the process that trains (`files.locked`)
+    .lock                   held by the process that trains (`_files.locked`)
 
 Of several processes the first alone writes (`distribution.is_chief`). Each file is replaced whole.
 At the end of an epoch the state is written last: a run that is killed before repeats the epoch, and
@@ -42,10 +42,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sanet import backend, distribution, files, models, saving
+from keras_sanet import _backend, _files, distribution, models, saving
+from keras_sanet._files import replacing
 from keras_sanet.metrics import assign_sum
 from keras_sanet.optimizers import averaged_weights
-from keras_sanet.saving import replacing
 from keras_sanet.version import __version__
 
 _PACKAGES = ("numpy", "pillow", "h5py", "tensorflow", "jax", "torch")
@@ -65,7 +65,7 @@ def arguments_of(folder):
 
 def _read_config(folder):
     path, way_out = Path(folder) / "config.json", "Start another run."
-    found = files.read_json(path, way_out)
+    found = _files.read_json(path, way_out)
     if not isinstance(found, dict) or not isinstance(found.get("arguments"), dict):
         raise ValueError(f"{path} is damaged: it holds no dict of arguments. {way_out}")
     return found
@@ -133,7 +133,7 @@ def write_config(folder, arguments, loaders):
             "python": ".".join(map(str, sys.version_info[:3])),
             **_versions(_PACKAGES),
         },
-        "devices": backend.devices(),
+        "devices": _backend.devices(),
         "revision": _revision(),
         "data": {
             role: {
@@ -291,7 +291,7 @@ def save_state(model, path, epoch, step):
     (As .keras, which Keras makes in memory: HDF5 files are written in many small pieces, and a full
     disk may end the process in one of them.)
     """
-    kinds = (model.metrics_variables if step else (), _seeds(model), backend.random_states())
+    kinds = (model.metrics_variables if step else (), _seeds(model), _backend.random_states())
     arrays = {
         f"{kind}{i}": ops.convert_to_numpy(variable)
         for kind, variables in zip(_ARRAYS, kinds)
@@ -334,7 +334,7 @@ def load_state(model, path):
                 model.load_weights(path)
             for variable, value in zip(_seeds(model), found.seeds, strict=True):
                 variable.assign(value)
-            backend.set_random_states(found.generators)
+            _backend.set_random_states(found.generators)
         except Exception as error:  # of Keras, h5py and zipfile
             raise _damaged(path, error) from error
     return found
@@ -342,7 +342,7 @@ def load_state(model, path):
 
 def resume_generators(path):
     """Sets the backend's generators to where a phase left them that another process trained."""
-    backend.set_random_states(place(path).generators)
+    _backend.set_random_states(place(path).generators)
 
 
 def end(path, steps):
@@ -555,7 +555,7 @@ class State(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if self._place.step:  # again: PyTorch's loader draws a number at the beginning of an epoch
-            backend.set_random_states(self._place.generators)
+            _backend.set_random_states(self._place.generators)
 
     def on_train_batch_end(self, batch, logs=None):
         if self._place.step:  # only now are there metrics on TensorFlow; all of them are sums
@@ -643,7 +643,7 @@ def stoppable():
     """
     asked = []
     # Signals come to the main thread alone; and processes that wait for each other stop together.
-    if threading.current_thread() is not threading.main_thread() or backend.process()[1] > 1:
+    if threading.current_thread() is not threading.main_thread() or _backend.process()[1] > 1:
         yield asked
         return
     # What is ignored stays so, as Ctrl-C by what a shell script has put into the background.

@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from keras_sanet.arguments import integer, sides
+from keras_sanet._arguments import integer, sides
+from keras_sanet._tables import html_lines, html_table, rich_cells
 from keras_sanet.layers import (
     BatchNormalization,
     ConvLSTMAggregator,
@@ -32,7 +33,6 @@ from keras_sanet.layers import (
     PyramidPooling,
     SegmentationOutput,
 )
-from keras_sanet.tables import html_lines, html_table, rich_cells
 
 _ONE_AT_A_TIME = threading.RLock()
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_sanet import backend, distribution, files, models, runs, saving, summary
-from keras_sanet.arguments import integer
+from keras_sanet import _backend, _files, distribution, models, runs, saving, summary
+from keras_sanet._arguments import integer
 from keras_sanet.evaluation import check_classes
 from keras_sanet.inference import gives_probabilities
 from keras_sanet.losses import LovaszSoftmax, SegmentationLoss
@@ -108,7 +108,7 @@ def compile(
     if isinstance(model.output, dict):
         kwargs = {"loss_weights": {"logits": 1.0, "auxiliary": _AUXILIARY_WEIGHT}, **kwargs}
         loss, metrics = {"logits": loss, "auxiliary": loss}, {"logits": metrics}
-    on_cpu = keras.backend.backend() != "jax" and backend.runs_on_cpu()
+    on_cpu = keras.backend.backend() != "jax" and _backend.runs_on_cpu()
     if on_cpu and any(layer.compute_dtype == "float16" for layer in model._flatten_layers()):
         warnings.warn(
             "A CPU takes several times as long in float16 as in float32. Before you make the model "
@@ -282,7 +282,7 @@ def fit(
         if hasattr(loader, "plan"):
             check_classes(channels, loader.plan.dataset)
     skipped, occurring = folder / "skipped.txt", _Occurring()
-    with files.locked(folder), runs.stoppable() as asked, _causes(loaders.values()):
+    with _files.locked(folder), runs.stoppable() as asked, _causes(loaders.values()):
         _check_arguments(folder, own)
         for phase, count, rate in phases:
             given, validated = (_for_outputs(model, data) for data in loaders.values())
@@ -402,7 +402,7 @@ def _check_batch_norms(model, train):
         return
     rest = 0 if plan.drop_remainder else len(plan.samples) % plan.batch_size
     # Stock layers of TensorFlow's replicas see a replica's share each.
-    replicas = backend.devices() if keras.backend.backend() == "tensorflow" else 1
+    replicas = _backend.devices() if keras.backend.backend() == "tensorflow" else 1
     batch = max(1, (rest or plan.batch_size) // replicas)
     shape = (batch, *plan.augmentation.crop_size, model.input_shape[-1])
     found = summary.norms_of_one_value(model, shape)

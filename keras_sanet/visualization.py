@@ -14,9 +14,9 @@ import numpy as np
 from keras import ops
 from PIL import Image, ImageDraw, ImageFont
 
+from keras_sanet._labels import classes_of
 from keras_sanet.datasets.files import VOID
 from keras_sanet.datasets.info import colour
-from keras_sanet.labels import classes_of
 from keras_sanet.layers import ConvLSTMAggregator
 
 _DIM = 48  # least grey of `errors`, so that a dark pixel is not taken for void

@@ -13,7 +13,7 @@ import h5py
 import keras
 import numpy as np
 
-from keras_sanet import saving, tensors
+from keras_sanet import _files, saving, tensors
 
 try:
     import fcntl
@@ -237,7 +237,7 @@ def convert(backbone, checkpoint, output, **attributes):
     if not output.name.endswith(".weights.h5"):
         raise ValueError(f"`output` must end in .weights.h5. Received: {output}.")
     report = load_checkpoint(backbone, checkpoint)
-    with saving.replacing(output) as temporary:
+    with _files.replacing(output) as temporary:
         content = io.BytesIO(saving.weights_of(backbone, output.parent))
         with h5py.File(content, "r+") as file:
             file.attrs.update({**attributes, "sha256": _digest_of_arrays(file)})
@@ -287,7 +287,7 @@ def imagenet(variant, build):
                     f"The ImageNet weights of {variant} were not downloaded: {error}. {way_out}"
                 ) from error
         algorithm, _, expected = source.digest.partition(":")
-        digest = saving.digest(found, algorithm)
+        digest = _files.digest(found, algorithm)
         if not digest.startswith(expected):
             place = f"{file} is" if found == file else f"{source.url} gave"
             raise ValueError(
@@ -317,7 +317,7 @@ def _download_folder(folder):
             for left in folder.glob(".download-*"):
                 with contextlib.suppress(FileNotFoundError), _lock(left, wait=False) as free:
                     if free:
-                        saving.remove(left)
+                        _files.remove(left)
             made = tempfile.TemporaryDirectory(dir=folder, prefix=".download-")
             temporary = Path(stack.enter_context(made))
             stack.enter_context(_lock(temporary))

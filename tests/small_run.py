@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from PIL import Image
 
-from keras_sanet import FCN, backend, datasets, layers, pipeline, training
+from keras_sanet import FCN, _backend, datasets, layers, pipeline, training
 
 CLASSES = 3
 EPOCHS = 3
@@ -101,5 +101,5 @@ if __name__ == "__main__":
         sys.addaudithook(watch)
     elif where:
         callbacks = [At(1, 1, stop(signals[where[0]]))]
-    backend.make_deterministic()
+    _backend.make_deterministic()
     run(data, folder, *callbacks, save_every=3)

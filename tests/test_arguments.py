@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_sanet.arguments import integer, integers, sides
+from keras_sanet._arguments import integer, integers, sides
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), np.array(3)], ids=repr)

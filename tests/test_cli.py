@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import keras_sanet
-from keras_sanet import backbones, cli, files, weights
+from keras_sanet import _files, backbones, cli, weights
 from keras_sanet.version import __version__
 
 SIZE = (24, 40)  # height and width of the images
@@ -243,7 +243,7 @@ def test_resume_refuses_other_data_with_the_difference(stopped, data, tmp_path):
 
 
 def test_a_run_has_one_process(stopped):
-    with ThreadPoolExecutor(1) as other, files.locked(stopped):
+    with ThreadPoolExecutor(1) as other, _files.locked(stopped):
         code, _, error = other.submit(call, "train", "--resume", stopped).result()
     assert code == 1 and f"Another process writes into {stopped}: process {os.getpid()} on" in error
 

@@ -11,7 +11,7 @@ import pytest
 
 import keras_sanet
 from keras_sanet import foreign, optimizers, training
-from keras_sanet.backend import runs_on_cpu
+from keras_sanet._backend import runs_on_cpu
 
 CLASSES, SIZE, STEPS = 3, (16, 16), 4
 BACKEND = keras.backend.backend()

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_sanet.backend import runs_on_cpu
+from keras_sanet._backend import runs_on_cpu
 from keras_sanet.layers import BatchNormalization, Conv2D, convolution
 from keras_sanet.layers.convolution import convolve
 

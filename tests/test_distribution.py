@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_sanet import backend, distribution, layers, pipeline, saving
+from keras_sanet import _backend, distribution, layers, pipeline, saving
 from keras_sanet.datasets import load, scenes
 
 BACKEND = keras.backend.backend()
@@ -214,8 +214,8 @@ def two_processes(monkeypatch):
     """Makes data sets of each of two processes."""
 
     def make(index, *arguments, **options):
-        monkeypatch.setattr(backend, "process", lambda: (index, 2))
-        monkeypatch.setattr(backend, "devices", lambda: 4)
+        monkeypatch.setattr(_backend, "process", lambda: (index, 2))
+        monkeypatch.setattr(_backend, "devices", lambda: 4)
         return pipeline.make_dataset(*arguments, **options)
 
     return make
@@ -270,7 +270,7 @@ def test_training_batches_that_devices_cannot_share_are_refused(
 def test_one_device_has_no_strategy():
     with distribution.scope(1) as devices:
         assert len(devices) == 1
-        assert (backend.devices(), backend.replicas(), backend.process()) == (1, 1, (0, 1))
+        assert (_backend.devices(), _backend.replicas(), _backend.process()) == (1, 1, (0, 1))
         assert keras.distribution.distribution() is None
     assert distribution.is_chief()
 

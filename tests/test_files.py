@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from keras_sanet import files
+from keras_sanet import _files
 
 _HOLDS = """
 import sys
-from keras_sanet import files
-with files.locked(sys.argv[1]):
+from keras_sanet import _files
+with _files.locked(sys.argv[1]):
     print("locked", flush=True)
     sys.stdin.read()
 """
@@ -20,10 +20,10 @@ with files.locked(sys.argv[1]):
 
 def test_a_second_process_is_told_which_one_writes_into_the_folder(tmp_path):
     pytest.importorskip("fcntl", reason="Windows locks by another module")
-    with files.locked(tmp_path), ThreadPoolExecutor(1) as other:
+    with _files.locked(tmp_path), ThreadPoolExecutor(1) as other:
 
         def take():
-            with files.locked(tmp_path):
+            with _files.locked(tmp_path):
                 return "taken"
 
         with pytest.raises(FileExistsError, match=f"Another process writes .* {os.getpid()} on"):
@@ -35,10 +35,10 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", _HOLDS, str(tmp_path)], **pipes) as other:
         assert other.stdout.readline().strip() == b"locked"
-        with pytest.raises(FileExistsError), files.locked(tmp_path):
+        with pytest.raises(FileExistsError), _files.locked(tmp_path):
             pass
         other.kill()
-    with files.locked(tmp_path):
+    with _files.locked(tmp_path):
         assert str(os.getpid()) in (tmp_path / ".lock").read_text("utf-8")
 
 
@@ -51,7 +51,7 @@ def test_a_link_out_of_the_folder_is_refused_and_its_target_left(tmp_path, name,
         target.write_text("mine", "utf-8")
     (folder / name).symlink_to(target)
     refused = pytest.raises(ValueError, match=f"run/{name} is a link to .*target, out of its")
-    with refused, files.locked(folder):
+    with refused, _files.locked(folder):
         pass
     assert target.exists() == there
     assert not there or target.read_text("utf-8") == "mine"
@@ -61,7 +61,7 @@ def test_a_link_out_of_the_folder_is_refused_and_its_target_left(tmp_path, name,
 def test_a_lock_that_is_another_name_of_a_file_is_refused(tmp_path, link):
     (tmp_path / "model.keras").write_text("mine", "utf-8")
     getattr(os, link)(tmp_path / "model.keras", tmp_path / ".lock")
-    with pytest.raises(ValueError, match=".lock must be a file by itself"), files.locked(tmp_path):
+    with pytest.raises(ValueError, match=".lock must be a file by itself"), _files.locked(tmp_path):
         pass
     assert (tmp_path / "model.keras").read_text("utf-8") == "mine"
 
@@ -82,9 +82,9 @@ def test_a_file_that_is_no_json_is_named(tmp_path, written, said):
     path = tmp_path / "a.json"
     path.write_bytes(written)
     with pytest.raises(ValueError, match=f"a.json is damaged: .*{said}.*Get another."):
-        files.read_json(path, "Get another.")
+        _files.read_json(path, "Get another.")
 
 
 def test_a_folder_in_the_place_of_json_is_named(tmp_path):
     with pytest.raises(ValueError, match="is damaged: it is no file. Get another."):
-        files.read_json(tmp_path, "Get another.")
+        _files.read_json(tmp_path, "Get another.")

@@ -19,8 +19,8 @@ SOURCES = {
 }
 # Each may import those before it, and its own folder.
 ORDER = (
-    "version", "arguments", "tables", "backend", "labels", "layers", "summary", "saving", "files",
-    "distribution", "losses", "schedules", "optimizers", "metrics", "datasets", "recipes",
+    "version", "_arguments", "_tables", "_backend", "_files", "_labels", "layers", "summary",
+    "saving", "distribution", "losses", "schedules", "optimizers", "metrics", "datasets", "recipes",
     "tensors", "weights", "visualization", "inspection", "preprocessing", "foreign", "backbones",
     "models", "presets", "pipeline", "inference", "journal", "evaluation", "report", "export",
     "runs", "training", "benchmark", "costs", "ablation", "cli", "__main__",
@@ -85,17 +85,17 @@ def test_nothing_imports_the_names_of_the_package(name):
 
 @pytest.mark.parametrize(
     "name",
-    [n for n in SUBMODULES if n.partition(".")[0] in ("labels", "layers", "losses", "schedules")],
+    [n for n in SUBMODULES if n.partition(".")[0] in ("_labels", "layers", "losses", "schedules")],
 )
 def test_layers_losses_and_schedules_import_keras_and_their_own(name):
     backends = {"tensorflow", "jax", "torch"}  # inside functions
     assert others(name) <= {"keras", "numpy", *backends}
-    assert set(parts(name)) <= {name.partition(".")[0], "arguments", "backend", "labels"}
+    assert set(parts(name)) <= {name.partition(".")[0], "_arguments", "_backend", "_labels"}
 
 
 def test_metrics_import_keras_numpy_and_the_losses():
     assert others("metrics") <= {"keras", "numpy"}
-    assert set(parts("metrics")) <= {"losses", "labels", "arguments", "backend"}
+    assert set(parts("metrics")) <= {"losses", "_labels", "_arguments", "_backend"}
 
 
 @pytest.mark.parametrize(

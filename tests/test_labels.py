@@ -5,7 +5,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_sanet import labels
+from keras_sanet import _labels
 from keras_sanet.losses import LovaszSoftmax, SegmentationLoss, lovasz_softmax
 from keras_sanet.metrics import CrossEntropy, MeanAccuracy, MeanIoU, PixelAccuracy
 
@@ -376,5 +376,5 @@ def test_the_function_follows_the_same_rules(truth, logits):
 
 
 def test_an_empty_share_of_a_batch_is_no_error(truth, logits):
-    ids, _, wrong = labels.read(truth[:0], logits[:0], 3)
+    ids, _, wrong = _labels.read(truth[:0], logits[:0], 3)
     assert tuple(ids.shape) == (0, 4, 5) and not bool(wrong)

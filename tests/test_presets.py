@@ -14,17 +14,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_sanet import (
-    FCN,
-    PSPNet,
-    SANet,
-    backbones,
-    datasets,
-    evaluation,
-    models,
-    presets,
-    saving,
-)
+from keras_sanet import FCN, PSPNet, SANet, _files, backbones, datasets, evaluation, models, presets
 from keras_sanet.layers import ConvLSTMAggregator
 
 SIZE = {"aggregator_filters": 4, "pyramid_filters": 4}
@@ -501,7 +491,7 @@ def test_weights_with_a_link_to_another_file_are_refused(folder):
     with h5py.File(folder / "model.weights.h5", "r+") as file:
         del file["layers/conv2d/vars/0"]
         file["layers/conv2d/vars/0"] = h5py.ExternalLink("/etc/passwd", "/x")
-    edit(folder, weights={"sha256": saving.digest(folder / "model.weights.h5")})
+    edit(folder, weights={"sha256": _files.digest(folder / "model.weights.h5")})
     with pytest.raises(ValueError, match="link"):
         presets.from_preset(folder)
 

@@ -12,7 +12,7 @@ import pytest
 from keras import ops
 from PIL import Image
 
-from keras_sanet import backend, layers, losses, metrics
+from keras_sanet import _backend, layers, losses, metrics
 from keras_sanet.datasets import Dataset, Sample
 from keras_sanet.pipeline import make_dataset
 from keras_sanet.pipeline.pillow import augment
@@ -87,7 +87,7 @@ LOSSES = {
     "binned": losses.LovaszSoftmax(num_bins=64),
     "sum": losses.SegmentationLoss(num_bins=64),
 }
-_QUICK = {name: backend.jit()(loss) for name, loss in LOSSES.items()}
+_QUICK = {name: _backend.jit()(loss) for name, loss in LOSSES.items()}
 each_loss = pytest.mark.parametrize("loss", LOSSES)
 
 

@@ -20,7 +20,7 @@ import pytest
 from PIL import Image
 from small_run import EPOCHS, At, network, run, stop, write_pairs
 
-from keras_sanet import datasets, files, runs, training
+from keras_sanet import _files, datasets, runs, training
 from keras_sanet.pipeline import make_dataset
 
 STEPS = 4  # an epoch
@@ -247,7 +247,7 @@ def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path, name, there):
     path.parent.mkdir(parents=True)
     link(path, outside)
     said = f"{path} is a link to {outside}, out of its folder"
-    with pytest.raises(ValueError, match=said), files.locked(tmp_path / "run"):
+    with pytest.raises(ValueError, match=said), _files.locked(tmp_path / "run"):
         raise AssertionError("taken")
     assert outside.read_text() == "kept" if there else not outside.exists()
 
@@ -257,7 +257,7 @@ def test_a_folder_that_is_a_link_and_links_inside_of_it_are_taken(tmp_path):
     (tmp_path / "there/figures").mkdir()
     link(tmp_path / "here", tmp_path / "there")
     link(tmp_path / "there/tensorboard", tmp_path / "there/figures")
-    with files.locked(tmp_path / "here"):
+    with _files.locked(tmp_path / "here"):
         assert (tmp_path / "there/.lock").is_file()
 
 
@@ -266,7 +266,7 @@ def test_a_lock_that_is_another_file_too_is_refused(tmp_path, make):
     (tmp_path / "thesis.txt").write_text("kept")
     make(tmp_path / ".lock", tmp_path / "thesis.txt")
     said = ".lock must be a file by itself"
-    with pytest.raises(ValueError, match=said), files.locked(tmp_path):
+    with pytest.raises(ValueError, match=said), _files.locked(tmp_path):
         raise AssertionError("taken")
     assert (tmp_path / "thesis.txt").read_text() == "kept"
 
@@ -319,10 +319,10 @@ def test_a_lock_can_be_taken_again_by_its_thread_alone(tmp_path):
     pytest.importorskip("fcntl", reason="Windows locks by another module")
 
     def take():
-        with files.locked(tmp_path):
+        with _files.locked(tmp_path):
             return "taken"
 
-    with files.locked(tmp_path), ThreadPoolExecutor(1) as other:
+    with _files.locked(tmp_path), ThreadPoolExecutor(1) as other:
         assert take() == "taken"
         with pytest.raises(FileExistsError, match="Another process writes into"):
             other.submit(take).result()

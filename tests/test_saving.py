@@ -24,7 +24,7 @@ from keras.src.saving.serialization_lib import SafeModeScope
 from PIL import Image
 
 import keras_sanet
-from keras_sanet import SANet, metrics, runs, saving
+from keras_sanet import SANet, _files, metrics, runs, saving
 from keras_sanet.datasets.files import frames, open_image
 
 SIZE = 32  # pixels a side
@@ -980,7 +980,7 @@ def test_replacing_leaves_the_old_file_and_folder_after_an_error(tmp_path):
     folder.mkdir()
     (folder / "old").touch()
     for path in (file, folder):
-        with pytest.raises(RuntimeError, match="mine"), saving.replacing(path) as written:
+        with pytest.raises(RuntimeError, match="mine"), _files.replacing(path) as written:
             assert (written.parent, written.suffix) == (tmp_path, path.suffix)
             if path == file:
                 written.write_text("new")
@@ -994,7 +994,7 @@ def test_replacing_leaves_the_old_file_and_folder_after_an_error(tmp_path):
 def test_replacing_names_a_folder_that_is_not_there(tmp_path):
     path = tmp_path / "none" / "model.keras"
     message = r"There is no folder .*none to write model\.keras into"
-    with pytest.raises(FileNotFoundError, match=message), saving.replacing(path) as written:
+    with pytest.raises(FileNotFoundError, match=message), _files.replacing(path) as written:
         written.write_text("new")
 
 
@@ -1002,9 +1002,9 @@ def test_replacing_a_file_by_a_folder_or_the_reverse_is_an_error_and_leaves_the_
     file, folder = tmp_path / "file", tmp_path / "folder"
     file.write_text("old")
     folder.mkdir()
-    with pytest.raises(OSError), saving.replacing(folder) as written:
+    with pytest.raises(OSError), _files.replacing(folder) as written:
         written.write_text("new")
-    with pytest.raises(OSError), saving.replacing(file) as written:
+    with pytest.raises(OSError), _files.replacing(file) as written:
         written.mkdir()
     assert sorted(tmp_path.rglob("*")) == [file, folder]
 
@@ -1015,12 +1015,12 @@ def test_replacing_replaces_files_folders_and_what_a_link_points_to(tmp_path):
     folder.mkdir()
     (folder / "old").touch()
     link.symlink_to(file)
-    with saving.replacing(folder) as written:
+    with _files.replacing(folder) as written:
         written.mkdir()
         (written / "new").touch()
-    with saving.replacing(link) as written:
+    with _files.replacing(link) as written:
         written.write_text("new")
-    with saving.replacing(tmp_path / "nothing"):
+    with _files.replacing(tmp_path / "nothing"):
         pass
     assert file.read_text() == "new"
     assert link.is_symlink()
@@ -1038,11 +1038,11 @@ model = keras_sanet.SANet(3, "resnet_tiny", aggregator_filters=4, pyramid_filter
 checkpoint.set_model(model)
 print("ready", flush=True)
 for number in range(1, 1_000_000):
-    with saving.replacing(folder / "model.keras") as path:
+    with _files.replacing(folder / "model.keras") as path:
         model.save(path)
     checkpoint.on_epoch_end(0, {"val_cross_entropy": -number})
     for _ in range(100):
-        with saving.replacing(folder / "preset") as path:
+        with _files.replacing(folder / "preset") as path:
             path.mkdir()
             (path / "first").write_text(str(number))
             (path / "second").write_text(str(number))

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from keras_sanet._tables import html_lines, html_table
 from keras_sanet.datasets import headers
 from keras_sanet.datasets.headers import Facts, Refused
-from keras_sanet.tables import html_lines, html_table
 
 # Pillow's formats that are read, with the suffixes of their files, in capitals too. Of others
 # nothing is opened: Pillow would start Ghostscript for PostScript.

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_sanet.arguments import integer
+from keras_sanet._arguments import integer
 from keras_sanet.layers.convolution import convolve
 from keras_sanet.layers.normalization import BatchNormalization
 from keras_sanet.layers.resizing import resize

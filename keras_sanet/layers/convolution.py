@@ -24,7 +24,7 @@ import functools
 import keras
 from keras import ops
 
-from keras_sanet.backend import runs_on_cpu
+from keras_sanet._backend import runs_on_cpu
 
 # Fewer, wider chunks compile faster and multiply more zeros.
 _CHUNK_CHANNELS = 64

@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from keras_sanet import backend
+from keras_sanet import _backend
 
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
@@ -55,7 +55,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             normalize is None
             or len(inputs.shape) != 4
             or self.axis not in (-1, 3)
-            or (batch_statistics and backend.replicas() > 1)
+            or (batch_statistics and _backend.replicas() > 1)
             or mask is not None
             or keras.backend.standardize_dtype(inputs.dtype) != "float32"
             or not (self.scale and self.center)
@@ -78,16 +78,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def _moments(self, inputs, mask):
         """Mean and variance, (channels,), of the batch of all replicas; one may have no image."""
-        if backend.replicas() == 1 or mask is not None:
+        if _backend.replicas() == 1 or mask is not None:
             mean, variance = super()._moments(inputs, mask)
             return mean, self._variance(inputs, mask, mean, variance)
         axes = self._reduction_axes
-        count = backend.all_sum(self._count(inputs))
-        mean = backend.all_sum(ops.sum(inputs, axes, keepdims=True)) / count
+        count = _backend.all_sum(self._count(inputs))
+        mean = _backend.all_sum(ops.sum(inputs, axes, keepdims=True)) / count
         # In two passes: the mean of squares less the square of the mean would lose digits. The
         # deviations' sum is 0, and so is what the variance's gradient has through the mean.
         deviations = ops.square(inputs - ops.stop_gradient(mean))
-        variance = backend.all_sum(ops.sum(deviations, axes)) / count
+        variance = _backend.all_sum(ops.sum(deviations, axes)) / count
         mean = ops.reshape(mean, (-1,))
         return mean, self._variance(inputs, mask, mean, variance)
 
@@ -105,7 +105,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         only known as the step runs."""
         if mask is not None:
             return ops.sum(ops.cast(mask, "int32")) == 1
-        replicas = backend.replicas()
+        replicas = _backend.replicas()
         # Replicas' shares of a batch differ, and all must come to the same.
         axes = [axis for axis in self._reduction_axes if axis or replicas == 1]
         sizes = [inputs.shape[axis] for axis in axes]
@@ -113,7 +113,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return False
         if replicas == 1 and None not in sizes:
             return math.prod(sizes) == 1
-        return backend.all_sum(self._count(inputs)) == 1
+        return _backend.all_sum(self._count(inputs)) == 1
 
     def _count(self, inputs):
         """Number of values a channel, of this replica."""

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_sanet.labels import classes_of
+from keras_sanet._labels import classes_of
 from keras_sanet.layers.resizing import resize
 
 

@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_sanet import backend
-from keras_sanet.arguments import integer, integers
+from keras_sanet import _backend
+from keras_sanet._arguments import integer, integers
 from keras_sanet.layers.convolution import Conv2D, convolve
 from keras_sanet.layers.normalization import BatchNormalization
 from keras_sanet.layers.resizing import resizing_matrix, weigh_rows
@@ -93,7 +93,7 @@ class PyramidPooling(keras.layers.Layer):
 
     def call(self, inputs, training=None):
         if self.bins:
-            kernel, *branches = backend.split(
+            kernel, *branches = _backend.split(
                 ops.convert_to_tensor(self.kernel), self._widths(inputs.shape[-1]), axis=2
             )
             x = convolve(inputs, kernel) + self._fuse_pyramid(inputs, branches, training)
@@ -108,7 +108,7 @@ class PyramidPooling(keras.layers.Layer):
         strips = weigh_rows(
             ops.concatenate([_pooling_matrix(n, height, dtype) for n in self.bins]), inputs
         )
-        strips = backend.split(strips, self.bins, axis=1)
+        strips = _backend.split(strips, self.bins, axis=1)
         spread, columns = [], []
         for n, convolution, normalization, strip, kernel in zip(
             self.bins, self.convolutions, self.normalizations, strips, kernels

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from PIL import Image
 
-from keras_sanet import backend
-from keras_sanet.arguments import integer, sides
+from keras_sanet import _backend
+from keras_sanet._arguments import integer, sides
 from keras_sanet.datasets.files import UNREADABLE, VOID
 from keras_sanet.pipeline.pillow import PillowDataset, augment
 from keras_sanet.pipeline.sampling import Augmentation, order
@@ -243,7 +243,7 @@ def make_dataset(
         )
     else:
         augmentation = Augmentation(crop_size, (image_scale, image_scale), centre=True)
-    devices, (process, processes) = backend.devices(), backend.process()
+    devices, (process, processes) = _backend.devices(), _backend.process()
     if drop_remainder is None:
         drop_remainder = training
     # TensorFlow's replicas may share the last batch unevenly.

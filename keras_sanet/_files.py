@@ -1,16 +1,18 @@
-"""Folders that two processes could write into at once, and JSON that others wrote."""
+"""Files: replaced whole, folders that two processes could write into, JSON that others wrote."""
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import reprlib
+import shutil
 import socket
 import stat
 import threading
 from pathlib import Path
 
-from keras_sanet import backend
-from keras_sanet.saving import remove
+from keras_sanet import _backend
 
 try:
     import fcntl
@@ -37,7 +39,7 @@ def locked(folder):
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     held = (threading.get_ident(), folder.resolve())
-    if backend.process()[0] != 0 or held in _HELD:  # of several processes the first alone writes
+    if _backend.process()[0] != 0 or held in _HELD:  # of several processes the first alone writes
         yield
         return
     _check_links(folder)
@@ -182,3 +184,97 @@ def is_dict(value):
 
 def is_text(value):
     return isinstance(value, str)
+
+
+def digest(path, algorithm="sha256"):
+    """Hex digits of a file."""
+    found = hashlib.new(algorithm)
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            found.update(piece)
+    return found.hexdigest()
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Context that yields a path to write a file or folder to, which then replaces `path` whole.
+
+    The path yielded is a hidden sibling that ends in the same name. After an error nothing is
+    changed. After a kill the old file is whole, and the sibling is left over. Of a folder, a kill
+    between its two renames leaves both the old one and the new one whole, as hidden siblings
+    (`.old-...`, `.new-...`), and none at `path`. Where nothing was written, nothing changes.
+
+    Raises: FileNotFoundError that names the folder, where that of `path` is not there.
+    """
+    path = Path(os.path.realpath(path))  # the target of a link, not the link
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"There is no folder {path.parent} to write {path.name} into.")
+    run = f"{os.getpid()}-{threading.get_ident()}"
+    new, old = path.with_name(f".new-{run}-{path.name}"), path.with_name(f".old-{run}-{path.name}")
+    try:
+        with full_disk_told(path):
+            yield new
+            if new.exists():
+                _sync(new)
+                if new.is_dir() and path.is_dir():
+                    os.rename(path, old)
+                os.replace(new, path)
+                _sync_entry(path.parent)
+    except BaseException:
+        if old.exists() and not path.exists():
+            os.rename(old, path)
+        remove(new)
+        raise
+    remove(old)
+
+
+@contextlib.contextmanager
+def full_disk_told(path):
+    """Context in which a full disk is an OSError that names the file or folder `path`.
+
+    HDF5 and TensorFlow say it in the texts of errors of their own.
+    """
+    try:
+        yield
+    except Exception as error:
+        told, number = error, getattr(error, "errno", None)
+        while told is not None and number not in _FULL:
+            number = next((n for n in _FULL if os.strerror(n) in str(told)), None)
+            told = told.__cause__ or told.__context__
+        if number not in _FULL:
+            if isinstance(error, OSError) and error.errno and not error.filename:
+                error.filename = str(path)
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def remove(path):
+    """Removes a file or a folder."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# No space left on the disk, in a file, or of a user's.
+_FULL = [getattr(errno, name) for name in ("ENOSPC", "EFBIG", "EDQUOT") if hasattr(errno, name)]
+
+
+def _sync(path):
+    """A file's or a folder's content on the disk."""
+    for folder, _, files in os.walk(path):
+        for name in files:
+            _sync_entry(os.path.join(folder, name))
+        _sync_entry(folder)
+    if path.is_file():
+        _sync_entry(path)
+
+
+def _sync_entry(path):
+    if os.name == "nt" and os.path.isdir(path):
+        return  # Windows opens no folders
+    descriptor = os.open(path, os.O_RDWR if os.path.isfile(path) else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
