@@ -12,7 +12,6 @@ except ModuleNotFoundError as error:
     ) from error
 
 from keras_sanet import (
-    ablation,
     backbones,
     datasets,
     distribution,
@@ -26,7 +25,6 @@ from keras_sanet import (
     pipeline,
     presets,
     recipes,
-    report,
     saving,
     schedules,
     summary,
@@ -43,7 +41,6 @@ __all__ = [
     "PSPNet",
     "SANet",
     "__version__",
-    "ablation",
     "backbones",
     "datasets",
     "distribution",
@@ -59,7 +56,6 @@ __all__ = [
     "pipeline",
     "presets",
     "recipes",
-    "report",
     "save_preset",
     "saving",
     "schedules",

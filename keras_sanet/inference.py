@@ -26,9 +26,9 @@ from keras import ops, tree
 from rich.progress import track
 
 from keras_sanet._backend import compiles_each_shape, runs_on_cpu
+from keras_sanet.backbones.preprocessing import statistics
 from keras_sanet.datasets.files import VOID, read_image
 from keras_sanet.datasets.listing import find_images
-from keras_sanet.preprocessing import statistics
 
 
 def predict_probabilities(

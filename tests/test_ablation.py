@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from test_cli import call
 
-from keras_sanet import ablation, datasets, models, recipes
-from keras_sanet.ablation import ROWS
+from keras_sanet import datasets, experiments, models, recipes
 from keras_sanet.datasets import scenes
+from keras_sanet.experiments import ROWS
+from keras_sanet.experiments.results import _T
 from keras_sanet.summary import Summary
 
 TINY = {
@@ -32,55 +33,55 @@ def drawn(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small():
-    return ablation.protocol("scenes", **TINY)
+    return experiments.protocol("scenes", **TINY)
 
 
 def results(values, epochs=1):
     """Results of rows by {row: {seed: last value, or list of all}}, the same in each figure."""
-    protocol = {**ablation.protocol("scenes"), **KEPT, "epochs": epochs}
+    protocol = {**experiments.protocol("scenes"), **KEPT, "epochs": epochs}
     runs = {
         row: {
-            seed: dict.fromkeys(ablation.FIGURES, np.atleast_1d(value).tolist())
+            seed: dict.fromkeys(experiments.FIGURES, np.atleast_1d(value).tolist())
             for seed, value in seeds.items()
         }
         for row, seeds in values.items()
     }
-    return ablation.Results(protocol, runs)
+    return experiments.Results(protocol, runs)
 
 
 # Rows
 
 
 def test_a_row_of_several_experiments_is_trained_once(small):
-    rows = ablation.rows_of(["table3", "figure3", "table1"], small)
+    rows = experiments.rows_of(["table3", "figure3", "table1"], small)
     assert len(rows) == len(set(rows))
     assert rows[:4] == ["fcn", "psp", "aggregation", "sanet"]
 
 
 def test_the_other_stem_is_a_row_where_the_protocol_has_one(small):
     with_other = {**small, "other_backbone": "resnet18"}
-    assert "stem" not in ablation.rows_of(["table3"], small)
-    assert "stem" in ablation.rows_of(["table3"], with_other)
+    assert "stem" not in experiments.rows_of(["table3"], small)
+    assert "stem" in experiments.rows_of(["table3"], with_other)
     # The same stem with the same weights would be the FCN again.
     same = {**small, "other_backbone": small["backbone"]}
-    assert "stem" not in ablation.rows_of(["table3"], same)
-    assert "stem" in ablation.rows_of(["table3"], {**same, "other_weights": "imagenet"})
+    assert "stem" not in experiments.rows_of(["table3"], same)
+    assert "stem" in experiments.rows_of(["table3"], {**same, "other_weights": "imagenet"})
 
 
 def test_only_the_rows_that_are_asked_for(small):
-    assert ablation.rows_of(["table1"], small, ["aggregation", "fcn"]) == ["fcn", "aggregation"]
+    assert experiments.rows_of(["table1"], small, ["aggregation", "fcn"]) == ["fcn", "aggregation"]
     with pytest.raises(ValueError, match="'psp' is no row of table1 with this protocol. Rows: fcn"):
-        ablation.rows_of(["table1"], small, ["fcn", "psp"])
+        experiments.rows_of(["table1"], small, ["fcn", "psp"])
 
 
 def test_every_row_stands_in_an_experiment():
-    named = {row for experiment in ablation.EXPERIMENTS.values() for row in experiment.rows}
-    assert named == set(ablation.ROWS)
+    named = {row for experiment in experiments.EXPERIMENTS.values() for row in experiment.rows}
+    assert named == set(experiments.ROWS)
 
 
-@pytest.mark.parametrize("row", [row for row in ablation.ROWS if row != "stem"])
+@pytest.mark.parametrize("row", [row for row in experiments.ROWS if row != "stem"])
 def test_a_row_is_a_model_of_the_classes(row, small):
-    output = ablation.build(row, 5, small).output
+    output = experiments.build(row, 5, small).output
     logits = output["logits"] if isinstance(output, dict) else output
     assert isinstance(output, dict) == row.startswith("auxiliary")
     assert logits.shape == (None, None, None, 5)
@@ -123,7 +124,7 @@ BASELINES = {
 
 @pytest.mark.parametrize("row", DIFFERENCES)
 def test_a_row_differs_from_its_baseline_in_what_its_label_says(row, small):
-    kind, arguments = models.describe(ablation.build(row, 5, small))
+    kind, arguments = models.describe(experiments.build(row, 5, small))
     shared = {"num_classes", "backbone", "input_shape", "dropout", "class_names", "palette", "name"}
     found = {name: value for name, value in arguments.items() if name not in shared}
     assert found == {**BASELINES[kind], **DIFFERENCES[row]}
@@ -132,21 +133,21 @@ def test_a_row_differs_from_its_baseline_in_what_its_label_says(row, small):
 def test_the_rows_that_replace_the_aggregator_say_by_what(small):
     replaced = set(ROWS) - set(DIFFERENCES) - {"stem", "width_x0.5", "width_x2", "width_x4"}
     assert replaced == {"mean", "sum", "concatenate", "recurrent_1"}
-    undilated = ablation.build("recurrent_1", 5, small).get_layer("aggregator")
+    undilated = experiments.build("recurrent_1", 5, small).get_layer("aggregator")
     assert (undilated.dilation_rate, undilated.recurrent_dilation_rate) == (2, 1)
-    mean = ablation.build("mean", 5, small).get_layer("mean")
+    mean = experiments.build("mean", 5, small).get_layer("mean")
     assert isinstance(mean, keras.layers.Average) and len(mean.input) == 5
 
 
 def test_the_stem_row_takes_the_other_backbone(small):
-    model = ablation.build("stem", 5, {**small, "other_backbone": "resnet18"})
+    model = experiments.build("stem", 5, {**small, "other_backbone": "resnet18"})
     # 512 channels come out of ResNet-18, 128 out of resnet_tiny.
     assert model.get_layer("head").input.shape[-1] == 512
 
 
 def test_widths_are_multiples_of_the_protocols(small):
     widths = [
-        ablation.build(row, 5, small).get_layer("aggregator").filters
+        experiments.build(row, 5, small).get_layer("aggregator").filters
         for row in ("width_x0.5", "sanet", "width_x2", "width_x4")
     ]
     assert widths == [2, 4, 8, 16]
@@ -155,7 +156,7 @@ def test_widths_are_multiples_of_the_protocols(small):
 @pytest.mark.parametrize(("row", "joined"), [("sum", 1), ("concatenate", 5)])
 def test_convolutions_without_recurrence_multiply_as_much_as_the_convlstm(row, joined, small):
     c = 32
-    model = ablation.build(row, 5, {**small, "aggregator_filters": c})
+    model = experiments.build(row, 5, {**small, "aggregator_filters": c})
     after = [
         layer.kernel.shape
         for layer in model.layers
@@ -170,23 +171,23 @@ def test_convolutions_without_recurrence_multiply_as_much_as_the_convlstm(row, j
 
 def test_an_unknown_row_or_experiment_lists_the_known_ones(small):
     with pytest.raises(ValueError, match="Unknown row 'fnc'. Known: stem, fcn, psp"):
-        ablation.build("fnc", 5, small)
+        experiments.build("fnc", 5, small)
     with pytest.raises(ValueError, match="Unknown experiment 'table9'. Known: table1, table3"):
-        ablation.rows_of(["table9"], small)
+        experiments.rows_of(["table9"], small)
 
 
 # Protocol
 
 
 def test_a_data_set_without_a_protocol_gets_the_papers_stem_and_crop():
-    found = ablation.protocol("ade20k")
+    found = experiments.protocol("ade20k")
     assert (found["backbone"], found["crop"]) == ("resnext50", (473, 473))
     assert (found["aggregator_filters"], found["other_weights"]) == (256, "imagenet")
 
 
 def test_an_unknown_value_of_a_protocol_is_named():
     with pytest.raises(ValueError, match="no 'epoch'. It has: val_split, backbone"):
-        ablation.protocol("scenes", epoch=3)
+        experiments.protocol("scenes", epoch=3)
 
 
 @pytest.mark.parametrize("changes", [{"epochs": 0}, {"crop": (0, 32)}, {"aggregator_filters": 1.5}])
@@ -195,32 +196,32 @@ def test_a_number_that_is_not_positive_is_named(changes):
     with pytest.raises(
         ValueError, match=f"`{name}` must be .*positive integers?. Received: {name}="
     ):
-        ablation.protocol("scenes", **changes)
+        experiments.protocol("scenes", **changes)
 
 
 def test_none_is_the_word_for_no_weights_and_no_other_stem():
-    found = ablation.protocol("camvid", weights="none")
+    found = experiments.protocol("camvid", weights="none")
     assert found["weights"] is None and found["other_weights"] is None
-    found = ablation.protocol("ade20k", other_backbone="none", weights="resnext50.pth")
+    found = experiments.protocol("ade20k", other_backbone="none", weights="resnext50.pth")
     assert found["other_backbone"] is None and found["weights"] == "resnext50.pth"
 
 
 @pytest.mark.parametrize("name", ["nyuv2", "sunrgbd", "ade20k", "cityscapes"])
 def test_the_papers_data_sets_are_validated_on_the_split_of_their_recipe(name):
-    found = ablation.protocol(name)
+    found = experiments.protocol(name)
     assert found["val_split"] == recipes.get(f"paper_{name}")["val_split"]
 
 
 def test_the_other_stem_starts_as_the_first_one():
-    found = ablation.protocol("camvid", weights="imagenet", other_backbone="resnet50")
+    found = experiments.protocol("camvid", weights="imagenet", other_backbone="resnet50")
     assert found["other_weights"] == "imagenet"
     with pytest.raises(ValueError, match="`other_weights` must be given with a file as `weights`"):
-        ablation.protocol("camvid", weights="resnet18.pth", other_backbone="resnet50")
+        experiments.protocol("camvid", weights="resnet18.pth", other_backbone="resnet50")
 
 
 def test_a_folder_without_runs_takes_a_new_protocol(drawn, tmp_path):
-    assert ablation.begin(tmp_path, drawn, **TINY)["epochs"] == 2
-    assert ablation.begin(tmp_path, drawn, **{**TINY, "epochs": 5})["epochs"] == 5
+    assert experiments.begin(tmp_path, drawn, **TINY)["epochs"] == 2
+    assert experiments.begin(tmp_path, drawn, **{**TINY, "epochs": 5})["epochs"] == 5
 
 
 # Statistics
@@ -228,7 +229,7 @@ def test_a_folder_without_runs_takes_a_new_protocol(drawn, tmp_path):
 
 def test_the_interval_is_students():
     # Mean 2, deviation 1 of three values; t of two degrees of freedom is 4.303.
-    mean, low, high = ablation.interval([1, 2, 3])
+    mean, low, high = experiments.interval([1, 2, 3])
     assert mean == 2
     assert high - mean == mean - low == pytest.approx(4.303 / 3**0.5)
 
@@ -236,11 +237,11 @@ def test_the_interval_is_students():
 def test_the_quantiles_are_those_of_students_t():
     stats = pytest.importorskip("scipy.stats", reason="SciPy has the quantiles to compare with")
     expected = [stats.t.ppf(0.975, n) for n in range(1, 31)]
-    assert pytest.approx(expected, abs=5e-4) == ablation._T
+    assert pytest.approx(expected, abs=5e-4) == _T
 
 
 def test_one_seed_has_no_interval():
-    mean, low, high = ablation.interval([5.0])
+    mean, low, high = experiments.interval([5.0])
     assert mean == 5 and np.isnan([low, high]).all()
 
 
@@ -399,20 +400,20 @@ def test_other_values_than_a_folder_began_with_are_refused(command, drawn):
 
 
 def test_the_file_of_the_weights_may_lie_elsewhere_now(drawn, tmp_path):
-    began = ablation.begin(tmp_path, drawn, **TINY, weights="/old/stem.pth")
+    began = experiments.begin(tmp_path, drawn, **TINY, weights="/old/stem.pth")
     (tmp_path / "fcn/seed-0").mkdir(parents=True)
     (tmp_path / "fcn/seed-0/config.json").write_text("{}")
-    assert ablation.begin(tmp_path, drawn) == began
-    assert ablation.begin(tmp_path, drawn, weights="/new/stem.pth")["weights"] == "/new/stem.pth"
+    assert experiments.begin(tmp_path, drawn) == began
+    assert experiments.begin(tmp_path, drawn, weights="/new/stem.pth")["weights"] == "/new/stem.pth"
     with pytest.raises(ValueError, match="began with weights /new/stem.pth, .* /new/other.pth"):
-        ablation.begin(tmp_path, drawn, weights="/new/other.pth")
+        experiments.begin(tmp_path, drawn, weights="/new/other.pth")
 
 
 def test_other_images_than_a_folder_began_with_are_refused(command, tmp_path):
     scenes.write(tmp_path / "scenes", size=(32, 48), splits={"train": 5, "val": 2})
     other = datasets.load("scenes", tmp_path / "scenes")
     with pytest.raises(ValueError, match="began with other images, masks or classes of scenes"):
-        ablation.begin(command[1], other)
+        experiments.begin(command[1], other)
 
 
 def test_another_backend_than_a_folder_began_with_is_refused(command, drawn, tmp_path):
@@ -421,19 +422,19 @@ def test_another_backend_than_a_folder_began_with_is_refused(command, drawn, tmp
     (tmp_path / "fcn/seed-0/config.json").write_text("{}")
     (tmp_path / "protocol.json").write_text(json.dumps({**protocol, "backend": "numpy"}))
     with pytest.raises(ValueError, match="began on numpy.* Give another folder"):
-        ablation.begin(tmp_path, drawn)
+        experiments.begin(tmp_path, drawn)
 
 
 def test_results_whose_runs_are_not_there_are_not_written_over(drawn, tmp_path):
     results({"fcn": {0: 0.1}}).save(tmp_path / "results.json")
     with pytest.raises(ValueError, match="results.json is of runs that are not there"):
-        ablation.begin(tmp_path, drawn)
+        experiments.begin(tmp_path, drawn)
 
 
 def test_a_new_protocol_forgets_what_the_rows_of_the_one_before_cost(drawn, tmp_path):
-    ablation.begin(tmp_path, drawn)
+    experiments.begin(tmp_path, drawn)
     (tmp_path / "costs.json").write_text("{}")
-    ablation.begin(tmp_path, drawn, epochs=1)
+    experiments.begin(tmp_path, drawn, epochs=1)
     assert not (tmp_path / "costs.json").exists()
 
 
@@ -479,7 +480,7 @@ def test_results_hold_every_epoch_of_the_finished_runs_and_what_made_them(comman
     (folder / "psp/seed-0").mkdir(parents=True, exist_ok=True)
     (folder / "psp/seed-0/cross_entropy.csv").write_text("epoch,val_mean_iou\n0,0.5\n")
     (folder / "sanet/seed-0 (copy)").mkdir(exist_ok=True)
-    found = ablation.Results.load(folder)
+    found = experiments.Results.load(folder)
     assert set(found.runs) == {"sanet", "normalized"}  # psp has one epoch of two
     for seeds in found.runs.values():
         assert list(seeds) == [0]
@@ -489,9 +490,9 @@ def test_results_hold_every_epoch_of_the_finished_runs_and_what_made_them(comman
 
 
 def test_results_come_back_from_their_file(command, tmp_path):
-    found = ablation.Results.load(command[1])
+    found = experiments.Results.load(command[1])
     found.save(tmp_path / "results.json")
-    again = ablation.Results.load(tmp_path / "results.json")
+    again = experiments.Results.load(tmp_path / "results.json")
     assert vars(again) == vars(found)
 
 
@@ -511,14 +512,14 @@ def test_results_do_not_say_where_a_file_of_weights_lies(tmp_path):
     found = results({"fcn": {0: 0.1}})
     found.protocol["weights"] = "/home/me/resnet18.pth"
     found.save(tmp_path / "results.json")
-    assert ablation.Results.load(tmp_path / "results.json").protocol["weights"] == "resnet18.pth"
+    assert experiments.Results.load(tmp_path / "results.json").protocol["weights"] == "resnet18.pth"
 
 
 def test_a_folder_without_experiments_is_named(tmp_path):
     with pytest.raises(
         FileNotFoundError, match="holds no experiments: there is no .*protocol.json"
     ):
-        ablation.Results.load(tmp_path)
+        experiments.Results.load(tmp_path)
 
 
 def crafted(**changes):
@@ -533,7 +534,7 @@ def of_protocol(**changes):
 
 
 def of_run(**changes):
-    return crafted(runs={"fcn": {"0": {**dict.fromkeys(ablation.FIGURES, [0.5]), **changes}}})
+    return crafted(runs={"fcn": {"0": {**dict.fromkeys(experiments.FIGURES, [0.5]), **changes}}})
 
 
 COST = {"parameters": 1, "macs": 2, "step_ratio": 1.5}
@@ -580,7 +581,7 @@ def test_crafted_results_are_named(tmp_path, name):
     written, said = CRAFTED[name]
     (tmp_path / "results.json").write_bytes(written)
     with pytest.raises(ValueError, match=f"results.json {said}"):
-        ablation.Results.load(tmp_path / "results.json")
+        experiments.Results.load(tmp_path / "results.json")
 
 
 def test_crafted_costs_of_a_folder_are_named(tmp_path):
@@ -588,7 +589,7 @@ def test_crafted_costs_of_a_folder_are_named(tmp_path):
     (tmp_path / "protocol.json").write_text(protocol, "utf-8")
     (tmp_path / "costs.json").write_text('{"fcn": {"psp": 3}}', "utf-8")
     with pytest.raises(ValueError, match="costs.json is damaged: costs of 'psp': it must be"):
-        ablation.Results.load(tmp_path)
+        experiments.Results.load(tmp_path)
 
 
 @pytest.mark.parametrize("row", ["0,0.5,0.6", "0,x"])
@@ -597,7 +598,7 @@ def test_a_damaged_log_is_named(row, small, tmp_path):
     log.parent.mkdir(parents=True)
     log.write_text(f"epoch,val_mean_iou\n{row}\n")
     with pytest.raises(ValueError, match="cross_entropy.csv is damaged"):
-        ablation.train(None, "fcn", 0, small, tmp_path)
+        experiments.train(None, "fcn", 0, small, tmp_path)
 
 
 def test_a_log_that_lacks_a_figure_is_named(small, tmp_path):
@@ -605,7 +606,7 @@ def test_a_log_that_lacks_a_figure_is_named(small, tmp_path):
     log.parent.mkdir(parents=True)
     log.write_text("epoch,val_mean_iou\n0,0.5\n1,0.5\n")
     with pytest.raises(ValueError, match="cross_entropy.csv lacks 'val_pixel_accuracy'"):
-        ablation.train(None, "fcn", 0, small, tmp_path)
+        experiments.train(None, "fcn", 0, small, tmp_path)
 
 
 @contextlib.contextmanager
@@ -626,7 +627,7 @@ def test_a_row_that_another_process_trains_is_left_to_it(small, tmp_path):
         another_process_in(tmp_path / "fcn/seed-0"),
         pytest.raises(FileExistsError, match="Another process writes into"),
     ):
-        ablation.train(None, "fcn", 0, small, tmp_path)
+        experiments.train(None, "fcn", 0, small, tmp_path)
 
 
 @pytest.mark.slow
@@ -668,7 +669,7 @@ def places(tmp_path):
         folders = [tmp_path / letter for letter in "abc"[: len(found)]]
         for folder, one in zip(folders, found):
             folder.mkdir()
-            (one if isinstance(one, ablation.Results) else results(one)).save(
+            (one if isinstance(one, experiments.Results) else results(one)).save(
                 folder / "results.json"
             )
         return folders
@@ -678,16 +679,16 @@ def places(tmp_path):
 
 def test_results_of_machines_that_shared_the_work_are_joined_seed_by_seed(places):
     a, b = places({"fcn": {0: 0.1, 2: 0.3}}, {"fcn": {1: 0.2}, "psp": {0: 0.4}})
-    found = ablation.Results.joined([a, b / "results.json"])
+    found = experiments.Results.joined([a, b / "results.json"])
     assert found.values("fcn", "mean_iou").tolist() == [0.1, 0.2, 0.3]
     assert found.values("psp", "mean_iou").tolist() == [0.4]
 
 
 def test_a_run_that_is_in_two_places_must_be_the_same(places):
     a, b, c = places({"fcn": {0: 0.1}}, {"fcn": {0: 0.1}}, {"fcn": {0: 0.2}})
-    assert ablation.Results.joined([a, b]).values("fcn", "mean_iou").tolist() == [0.1]
+    assert experiments.Results.joined([a, b]).values("fcn", "mean_iou").tolist() == [0.1]
     with pytest.raises(ValueError, match="/c can't be added to .*/a: fcn with seed 0 is there"):
-        ablation.Results.joined([a, b, c])
+        experiments.Results.joined([a, b, c])
 
 
 @pytest.mark.parametrize(
@@ -701,21 +702,21 @@ def test_results_of_another_protocol_are_not_joined(name, value, said, places):
     other = results({"psp": {0: 0.1}})
     other.protocol[name] = value
     with pytest.raises(ValueError, match=f"/b can't be added to .*/a: it differs {said}"):
-        ablation.Results.joined(places({"fcn": {0: 0.1}}, other))
+        experiments.Results.joined(places({"fcn": {0: 0.1}}, other))
 
 
 def test_a_damaged_place_is_named(places):
     a, b = places({"fcn": {0: 0.1}}, {"fcn": {0: 0.1}})
     (b / "results.json").write_text("{")
     with pytest.raises(ValueError, match="/b can't be added to .*/b/results.json is damaged"):
-        ablation.Results.joined([a, b])
+        experiments.Results.joined([a, b])
 
 
 def test_the_first_place_says_what_a_row_costs(places):
     found, other = results({"fcn": {0: 0.1}}), results({"psp": {0: 0.2}})
     one, two, three = ({**COST, "parameters": n} for n in (1, 2, 3))
     found.costs, other.costs = {"fcn": {"fcn": one}}, {"fcn": {"fcn": two, "psp": three}}
-    joined = ablation.Results.joined(places(found, other))
+    joined = experiments.Results.joined(places(found, other))
     assert joined.costs == {"fcn": {"fcn": one, "psp": three}}
 
 
@@ -727,7 +728,7 @@ def test_a_report_joins_the_results_of_folders_in_a_new_one(places, tmp_path):
     assert code == 0, error
     code, _, error = call(*report, c)  # with what it holds
     assert code == 0, error
-    assert set(ablation.Results.load(tmp_path / "new").runs) == {"fcn", "psp", "sanet"}
+    assert set(experiments.Results.load(tmp_path / "new").runs) == {"fcn", "psp", "sanet"}
     assert len(cells((tmp_path / "new/table3.md").read_text("utf-8"))) == 2 + 3
 
 
@@ -751,8 +752,8 @@ def test_results_are_added_to_a_report_of_trained_rows_alone(arguments, tmp_path
 
 @pytest.mark.slow
 def test_costs_are_the_parameters_and_products_of_each_row(small):
-    found = ablation.costs(["fcn", "auxiliary_s2"], 5, small, rounds=1)
-    alone = ablation.build("fcn", 5, small)
+    found = experiments.costs(["fcn", "auxiliary_s2"], 5, small, rounds=1)
+    alone = experiments.build("fcn", 5, small)
     # The auxiliary classifier is not there in a prediction.
     assert found["fcn"]["parameters"] == found["auxiliary_s2"]["parameters"] == alone.count_params()
     assert found["fcn"]["macs"] == found["auxiliary_s2"]["macs"] == Summary(alone, (32, 48)).macs
@@ -765,13 +766,13 @@ def test_costs_are_those_of_the_trained_rows_and_the_first(small, tmp_path):
     (tmp_path / "protocol.json").write_text(json.dumps(protocol))
     log = tmp_path / "skip_s0/seed-0/cross_entropy.csv"
     log.parent.mkdir(parents=True)
-    names = [f"val_{name}" for name in ablation.FIGURES]
+    names = [f"val_{name}" for name in experiments.FIGURES]
     log.write_text("\n".join([",".join(["epoch", *names])] + ["0" + ",0.5" * len(names)] * 2))
     (log.parent / "config.json").write_text('{"versions": {}}')
-    ablation.add_costs(tmp_path, "figure3", protocol, rounds=1)
+    experiments.add_costs(tmp_path, "figure3", protocol, rounds=1)
     written = (tmp_path / "costs.json").read_bytes()
     assert list(json.loads(written)["fcn"]) == ["fcn", "skip_s0"]
-    ablation.add_costs(tmp_path, "table1", protocol, rounds=1)  # begins with the same row
+    experiments.add_costs(tmp_path, "table1", protocol, rounds=1)  # begins with the same row
     assert (tmp_path / "costs.json").read_bytes() == written
 
 

@@ -7,7 +7,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_sanet import backbones, preprocessing, weights
+from keras_sanet import backbones, weights
+from keras_sanet.backbones import preprocessing
 
 RESNET18 = Path(__file__).parents[2] / "shared" / "weights" / "resnet18.safetensors.xz"
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])

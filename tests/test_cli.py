@@ -17,6 +17,7 @@ from PIL import Image
 
 import keras_sanet
 from keras_sanet import _files, backbones, cli, weights
+from keras_sanet.cli.options import _new_folder
 from keras_sanet.version import __version__
 
 SIZE = (24, 40)  # height and width of the images
@@ -260,10 +261,10 @@ def test_resume_writes_through_no_link(stopped, tmp_path):
 def test_a_run_killed_while_its_config_was_written_is_begun_by_the_same_call(tmp_path):
     (tmp_path / ".lock").write_text("process 7 on moon")
     (tmp_path / ".new-7-140-config.json").write_text("{")
-    assert cli._new_folder(tmp_path) == tmp_path
+    assert _new_folder(tmp_path) == tmp_path
     (tmp_path / ".new-thesis").write_text("mine")
     with pytest.raises(FileExistsError, match="is not empty"):
-        cli._new_folder(tmp_path)
+        _new_folder(tmp_path)
 
 
 @pytest.mark.slow

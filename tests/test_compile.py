@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import keras_sanet
-from keras_sanet import foreign, optimizers, training
+from keras_sanet import optimizers, training
 from keras_sanet._backend import runs_on_cpu
+from keras_sanet.backbones import foreign
 
 CLASSES, SIZE, STEPS = 3, (16, 16), 4
 BACKEND = keras.backend.backend()

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_sanet import ablation
+from keras_sanet import experiments
 from keras_sanet.datasets import cityscapes, scenes
 
 ROOT = Path(__file__).parents[1]
@@ -182,10 +182,10 @@ def _run(backend, *arguments):
 def test_the_summary_of_the_results_is_what_they_say(label, row):
     cells = [label]
     for name in ("camvid", "scenes"):
-        results = ablation.Results.load(RESULTS / name)
-        mean, _, _ = ablation.interval(100 * results.values(row, "mean_iou"))
+        results = experiments.Results.load(RESULTS / name)
+        mean, _, _ = experiments.interval(100 * results.values(row, "mean_iou"))
         cells.append(f"{mean:.1f}")
-        mean, low, high = ablation.interval(100 * results.values(row, "mean_iou", "fcn"))
+        mean, low, high = experiments.interval(100 * results.values(row, "mean_iou", "fcn"))
         cells.append(f"{mean:+.1f} ({low:+.1f} to {high:+.1f})" if row != "fcn" else "")
     assert f"| {' | '.join(cells)} |" in (RESULTS / "README.md").read_text("utf-8")
 
@@ -195,12 +195,12 @@ def test_a_difference_in_the_summary_is_what_the_results_say():
     rows = re.findall(r"^\| (\w+) \| `(\w+)` \| `(\w+)` \| (.+) \|$", text, re.MULTILINE)
     assert len(rows) == 10
     for folder, row, baseline, written in rows:
-        results = ablation.Results.load(RESULTS / folder)
-        mean, low, high = ablation.interval(100 * results.values(row, "mean_iou", baseline))
+        results = experiments.Results.load(RESULTS / folder)
+        mean, low, high = experiments.interval(100 * results.values(row, "mean_iou", baseline))
         assert written == f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 @pytest.mark.parametrize("path", TABLES, ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_table_of_results_is_what_its_figures_say(path):
-    results = ablation.Results.load(path.with_name("results.json"))
+    results = experiments.Results.load(path.with_name("results.json"))
     assert path.read_text("utf-8") == results.table(path.stem)

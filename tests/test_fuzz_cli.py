@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import keras_sanet
-from keras_sanet import cli, models, schedules, training
+from keras_sanet import _arguments, cli, models, schedules, training
 from keras_sanet.layers import PyramidPooling
 from keras_sanet.pipeline import make_dataset
 
@@ -199,9 +199,9 @@ def test_every_option_of_a_config_is_taken_as_it_was(tmp_path):
     line = "train --dataset folder --data d --crop 8 9 --rotation-range -0.00001 10 --deterministic"
     line += " --weight-decay 1e-300 --freeze-batch-norm --data-options a=1 b= --seed 4294967295"
     given = cli._parser().parse_args(line.split())
-    arguments = json.loads(json.dumps(cli._arguments(given)))
+    arguments = json.loads(json.dumps(_arguments(given)))
     options, said = written(tmp_path, **arguments)
-    assert (json.loads(json.dumps(cli._arguments(options))), said) == (arguments, "")
+    assert (json.loads(json.dumps(_arguments(options))), said) == (arguments, "")
 
 
 def test_a_config_of_the_first_version_is_taken(tmp_path):

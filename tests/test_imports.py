@@ -1,6 +1,7 @@
 """What importing the package imports, and that imports point down."""
 
 import ast
+import graphlib
 import json
 import os
 import subprocess
@@ -17,13 +18,13 @@ SOURCES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_text("utf-8"))
     for path in sorted(PACKAGE.rglob("*.py"))
 }
-# Each may import those before it, and its own folder.
+# Each may import those before it, and what is in its own folder.
 ORDER = (
     "version", "_arguments", "_tables", "_backend", "_files", "_labels", "layers", "summary",
     "saving", "distribution", "losses", "schedules", "optimizers", "metrics", "datasets", "recipes",
-    "tensors", "weights", "visualization", "inspection", "preprocessing", "foreign", "backbones",
-    "models", "presets", "pipeline", "inference", "journal", "evaluation", "report", "export",
-    "runs", "training", "benchmark", "costs", "ablation", "cli", "__main__",
+    "weights", "visualization", "inspection", "backbones", "models", "presets", "pipeline",
+    "inference", "evaluation", "export", "training", "measurement", "experiments", "cli",
+    "__main__",
 )  # fmt: skip
 
 
@@ -37,8 +38,11 @@ def imported(tree, top=False):
             assert node.level == 0, "imports are absolute"
             if node.module == "keras_sanet":  # its submodules, or names of its __init__
                 found += [f"keras_sanet.{alias.name}" for alias in node.names]
-            else:
-                found.append(node.module)
+            else:  # a module's names, or a folder's modules
+                found += {
+                    own if (own := f"{node.module}.{alias.name}")[12:] in SOURCES else node.module
+                    for alias in node.names
+                }
     return found
 
 
@@ -73,6 +77,17 @@ def test_imports_point_down(name):
     own = name.partition(".")[0]
     below = ORDER[: ORDER.index(own)]
     assert set(parts(name)) <= {*below, *([own] if own in FOLDERS else [])}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graph = {
+        name.removesuffix(".__init__"): {
+            found.removeprefix("keras_sanet.") for found in imported(source, top=True)
+        }
+        for name, source in SOURCES.items()
+        if name != "__init__"
+    }
+    list(graphlib.TopologicalSorter(graph).static_order())  # or CycleError, which names them
 
 
 @pytest.mark.parametrize("name", SUBMODULES)
@@ -111,8 +126,8 @@ def test_a_backend_is_imported_at_the_top_only_by_modules_of_its_own(package, mo
 
 
 def test_matplotlib_is_imported_by_functions_that_plot_alone():
-    assert [name for name in SOURCES if "matplotlib" in others(name)] == ["visualization"]
-    assert "matplotlib" not in others("visualization", top=True)
+    assert [name for name in SOURCES if "matplotlib" in others(name)] == ["visualization.plots"]
+    assert "matplotlib" not in others("visualization.plots", top=True)
 
 
 @pytest.mark.slow

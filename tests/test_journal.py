@@ -6,7 +6,8 @@ import tracemalloc
 
 import pytest
 
-from keras_sanet.evaluation import _digest_of, load
+from keras_sanet.evaluation import load
+from keras_sanet.evaluation.evaluate import _digest_of
 
 DIGEST = "0123456789abcdef" * 2
 HEADER = {

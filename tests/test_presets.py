@@ -16,6 +16,7 @@ import pytest
 
 from keras_sanet import FCN, PSPNet, SANet, _files, backbones, datasets, evaluation, models, presets
 from keras_sanet.layers import ConvLSTMAggregator
+from keras_sanet.presets.config import _ASSETS
 
 SIZE = {"aggregator_filters": 4, "pyramid_filters": 4}
 
@@ -349,7 +350,7 @@ def test_an_unknown_dtype_is_named(model, tmp_path):
 
 
 def test_the_preset_in_the_package_is_small_and_segments_scenes():
-    size = sum(path.stat().st_size for path in (presets._ASSETS / "sanet_tiny_scenes").iterdir())
+    size = sum(path.stat().st_size for path in (_ASSETS / "sanet_tiny_scenes").iterdir())
     assert size <= 3 * 2**20
     model = presets.from_preset("sanet_tiny_scenes")
     image, mask = datasets.scenes.draw(12345, 0)

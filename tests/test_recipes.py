@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from keras_sanet import cli, datasets, pipeline, presets, recipes, training
+from keras_sanet.cli.train import _check_preset
 
 NAMES = recipes.names()
 
@@ -102,7 +103,7 @@ def test_what_is_given_wins_even_where_it_is_the_default_of_the_option():
 )
 def test_a_preset_is_the_model_whatever_the_recipe_says(preset, weights):
     options = parsed("--recipe", "semseg_ade20k", "--preset", preset)
-    cli._check_preset(options)
+    _check_preset(options)
     assert (options.model, options.weights, options.optimizer) == (None, weights, "sgd")
 
 

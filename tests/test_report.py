@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_sanet import datasets, report
-from keras_sanet.evaluation import Evaluation, evaluate, load
+from keras_sanet import datasets
+from keras_sanet.evaluation import Evaluation, evaluate, load, report
 
 COLOURS = [(200, 30, 10), (20, 100, 240), (10, 140, 60)]
 NAMES = ["road & rail", "sky <blue>", "tree"]

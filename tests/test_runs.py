@@ -20,8 +20,10 @@ import pytest
 from PIL import Image
 from small_run import EPOCHS, At, network, run, stop, write_pairs
 
-from keras_sanet import _files, datasets, runs, training
+from keras_sanet import _files, datasets, training
 from keras_sanet.pipeline import make_dataset
+from keras_sanet.training import run_folder, state
+from keras_sanet.training.callbacks import Best, Log, State
 
 STEPS = 4  # an epoch
 
@@ -88,7 +90,7 @@ def begun(short, tmp_path):
 
 
 def figures(folder):
-    return runs.rows(folder / "cross_entropy.csv")
+    return state.rows(folder / "cross_entropy.csv")
 
 
 # Kills
@@ -103,7 +105,7 @@ def killed(pairs, tmp_path_factory):
     kills = []
     for where in (("kill",), ("os.rename", state), ("open", state), ("os.rename", "entropy.csv")):
         done = script(pairs, folder, *where)
-        kills.append((done.returncode, runs.place(folder / state)[:2]))
+        kills.append((done.returncode, state.place(folder / state)[:2]))
     script(pairs, folder)
     return folder, kills
 
@@ -144,7 +146,7 @@ def stopped(pairs, tmp_path_factory):
     on with it, what was said, and the place in between."""
     folder = tmp_path_factory.mktemp("stopped")
     done = script(pairs, folder, "interrupt")
-    place = runs.place(folder / "cross_entropy_state.keras")
+    place = state.place(folder / "cross_entropy_state.keras")
     script(pairs, folder)
     return folder, done.stderr.splitlines()[-1], place
 
@@ -188,7 +190,7 @@ def test_sigterm_in_validation_ends_after_it_with_the_epochs_state(pairs, tmp_pa
     with pytest.raises(SystemExit) as error:
         run(pairs, tmp_path, end, epochs=2)
     assert error.value.code == 128 + signal.SIGTERM
-    assert runs.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
+    assert state.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
 
 
 @pytest.mark.slow
@@ -287,7 +289,7 @@ def test_config_has_what_makes_a_run(whole):
 @pytest.mark.slow
 def test_the_revision_is_gits(whole):
     revision = json.loads((whole / "config.json").read_text("utf-8"))["revision"]
-    root = Path(runs.__file__).parent
+    root = Path(run_folder.__file__).parent
     git = subprocess.run(
         ["git", "-C", root, "rev-parse", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
@@ -337,7 +339,7 @@ def test_an_epochs_state_is_saved_without_another_optimizer(tmp_path):
     note = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: names.append(keras.optimizers.Optimizer(1.0).name)
     )
-    state = runs.State(tmp_path / "lovasz_state.keras", None, None)
+    state = State(tmp_path / "lovasz_state.keras", None, None)
     model.fit(np.ones((2, 2)), np.ones((2, 1)), epochs=4, verbose=0, callbacks=[state, note])
     numbers = [int(name.rpartition("_")[2]) for name in names[1:]]
     assert np.diff(numbers).tolist() == [1, 1]
@@ -349,13 +351,13 @@ def test_another_batch_size_is_refused(pairs, tmp_path):
         loaders = {"train": make_dataset(dataset, "train", 24, size)}
         expected = pytest.raises(ValueError, match="train: batch_size 2, now 4. Put it back")
         with expected if size == 4 else contextlib.nullcontext():
-            runs.write_config(tmp_path, {}, loaders)
+            run_folder.write_config(tmp_path, {}, loaders)
 
 
 def test_another_order_of_the_classes_is_refused(own_pairs, tmp_path):
     def write():
         loader = make_dataset(datasets.load("folder", own_pairs), "train", 24, 2)
-        runs.write_config(tmp_path, {}, {"train": loader})
+        run_folder.write_config(tmp_path, {}, {"train": loader})
 
     write()
     (own_pairs / "classes.txt").write_text("low\nhigh\nmiddle\n", "utf-8")
@@ -365,9 +367,9 @@ def test_another_order_of_the_classes_is_refused(own_pairs, tmp_path):
 
 def test_a_run_killed_before_its_config_was_whole_writes_it_again(pairs, tmp_path):
     loaders = {"train": make_dataset(datasets.load("folder", pairs), "train", 24, 2)}
-    runs.write_config(tmp_path, {}, loaders)
+    run_folder.write_config(tmp_path, {}, loaders)
     (tmp_path / "data.json").unlink()
-    runs.write_config(tmp_path, {"epochs": 3}, loaders)
+    run_folder.write_config(tmp_path, {"epochs": 3}, loaders)
     config = json.loads((tmp_path / "config.json").read_text("utf-8"))
     assert config["arguments"] == {"epochs": 3}
     assert (tmp_path / "data.json").is_file()
@@ -387,14 +389,14 @@ def test_another_augmentation_is_refused(pairs, tmp_path):
         loaders = {"train": make_dataset(dataset, "train", size, 2)}
         expected = pytest.raises(ValueError, match=r"crop_size \[24, 24\], now \[16, 16\]")
         with expected if size == 16 else contextlib.nullcontext():
-            runs.write_config(tmp_path, {}, loaders)
+            run_folder.write_config(tmp_path, {}, loaders)
 
 
 def test_pictures_read_through_a_cache_are_the_same_data(pairs, tmp_path):
     for cache in (None, tmp_path / "cache"):
         dataset = datasets.load("folder", pairs, cache)
         loaders = {"train": make_dataset(dataset, "train", 24, 2)}
-        runs.write_config(tmp_path, {}, loaders)
+        run_folder.write_config(tmp_path, {}, loaders)
 
 
 @pytest.mark.parametrize(
@@ -410,7 +412,7 @@ def test_pictures_read_through_a_cache_are_the_same_data(pairs, tmp_path):
 def test_other_arguments_are_refused_with_both_values(pairs, begun, change, said):
     with pytest.raises(ValueError, match=f"began with other arguments: .*{said}"):
         run(pairs, begun, **{"epochs": 1, **change})
-    assert runs.arguments_of(begun)["learning_rate"] == 1e-3
+    assert run_folder.arguments_of(begun)["learning_rate"] == 1e-3
 
 
 def test_another_number_of_batches_is_refused(tmp_path):
@@ -422,7 +424,7 @@ def test_another_number_of_batches_is_refused(tmp_path):
 
 def test_a_run_does_not_become_shorter(pairs, begun):
     run(pairs, begun, epochs=2)
-    assert runs.arguments_of(begun)["epochs"] == 2  # longer it may become, and says so
+    assert run_folder.arguments_of(begun)["epochs"] == 2  # longer it may become, and says so
     with pytest.raises(ValueError, match="`epochs` 2, now 1"):
         run(pairs, begun, epochs=1)
 
@@ -455,11 +457,11 @@ def test_damaged_files_of_a_run_are_named(pairs, begun, name, content):
 def figured(tmp_path_factory):
     """The folder of a state and the figures of two epochs."""
     folder, model = tmp_path_factory.mktemp("figured"), network()
-    log = runs.Log(folder / "lovasz.csv")
+    log = Log(folder / "lovasz.csv")
     for epoch in (0, 1):
         log.on_epoch_begin(epoch)
         log.on_epoch_end(epoch, {"loss": 0.5 / (epoch + 1), "val_mean_iou": float("nan")})
-    runs.save_state(model, folder / "lovasz_state.keras", 2, 0)
+    state.save_state(model, folder / "lovasz_state.keras", 2, 0)
     return folder
 
 
@@ -480,19 +482,19 @@ def figured(tmp_path_factory):
 )
 def test_figures_that_are_not_those_of_the_state_are_refused(figured, tmp_path, spoil):
     folder = shutil.copytree(figured, tmp_path / "run")
-    assert runs.place(folder / "lovasz_state.keras")[:2] == (2, 0)
+    assert state.place(folder / "lovasz_state.keras")[:2] == (2, 0)
     spoil(folder / "lovasz.csv")
     with pytest.raises(
         ValueError, match="lovasz.csv (has not|is damaged).* Put it back; or delete"
     ):
-        runs.place(folder / "lovasz_state.keras")
+        state.place(folder / "lovasz_state.keras")
 
 
 def test_figures_that_a_table_calculator_saved_again_are_the_same(figured, tmp_path):
     folder = shutil.copytree(figured, tmp_path / "run")
     path = folder / "lovasz.csv"
     path.write_text(path.read_text().replace("0.25", "2.5e-1").replace("\n0,", '\n"0",'))
-    assert runs.place(folder / "lovasz_state.keras")[:2] == (2, 0)
+    assert state.place(folder / "lovasz_state.keras")[:2] == (2, 0)
 
 
 def test_a_run_stops_at_spoilt_figures_before_it_trains(pairs, begun):
@@ -513,13 +515,16 @@ def test_a_run_without_its_best_model_is_refused_before_it_trains(pairs, begun):
 
 def test_figures_that_are_deleted_in_between_are_written_again(tmp_path):
     path = tmp_path / "lovasz.csv"
-    log, best = runs.Log(path), runs.Best(tmp_path / "a.keras", path, "val_mean_iou", "max")
+    log, best = (
+        Log(path),
+        Best(tmp_path / "a.keras", path, "val_mean_iou", "max"),
+    )
     for epoch in (0, 1):
         for callback in (log, best):
             callback.on_epoch_begin(epoch)
         path.unlink(missing_ok=True)
         log.on_epoch_end(epoch, {"val_mean_iou": 0.5})
-    assert [row["epoch"] for row in runs.rows(path)] == [0, 1]
+    assert [row["epoch"] for row in state.rows(path)] == [0, 1]
 
 
 def test_a_folders_name_is_taken_as_it_is(pairs, tmp_path):
@@ -556,7 +561,7 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_whole(pairs, tmp_path, sha
     size = (tmp_path / "cross_entropy_state.keras").stat().st_size
     with largest_file(int(share * size)), pytest.raises(OSError, match="File too large: .*keras"):
         run(pairs, tmp_path, epochs=2)
-    assert runs.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
+    assert state.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".new-")]
     run(pairs, tmp_path, epochs=2)
     assert [row["epoch"] for row in figures(tmp_path)] == [0, 1]
@@ -592,7 +597,7 @@ def test_an_image_that_breaks_in_an_epoch_is_named_and_the_run_goes_on_once_it_i
     good = path.read_bytes()
     with pytest.raises(ValueError, match=r"images/train/3.png can't be read as an image"):
         run(own_pairs, tmp_path / "run", At(0, STEPS - 1, lambda model: spoil(own_pairs)))
-    assert runs.place(tmp_path / "run/cross_entropy_state.keras")[0] >= 1
+    assert state.place(tmp_path / "run/cross_entropy_state.keras")[0] >= 1
     path.write_bytes(good)
     run(own_pairs, tmp_path / "run")
     assert [row["epoch"] for row in figures(tmp_path / "run")] == [0, 1, 2]
@@ -638,7 +643,7 @@ def test_a_loss_that_is_nan_ends_the_run_with_the_steps_images_and_the_last_stat
     # The second step spoils the third.
     images = images_of(pairs, 1, 2)
     assert str(error.value).startswith(f"The loss is nan in epoch 2, at the images {images}.")
-    assert runs.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
+    assert state.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
     assert len(figures(tmp_path)) == 1
 
 
@@ -698,7 +703,7 @@ def test_a_run_stopped_in_its_second_phase_gives_the_figures_of_one_that_was_not
         run(pairs, tmp_path / "run", At(0, 1, press), **more)
     run(pairs, tmp_path / "run", **more)
     for name in ("cross_entropy.csv", "lovasz.csv"):
-        found, expected = (runs.rows(tmp_path / kind / name) for kind in ("run", "whole"))
+        found, expected = (state.rows(tmp_path / kind / name) for kind in ("run", "whole"))
         assert len(found) == len(expected) > 0
         # TensorFlow adds in another order from run to run.
         tolerance = 5e-3 if keras.backend.backend() == "tensorflow" else 1e-4
@@ -721,7 +726,7 @@ def test_a_run_killed_in_its_second_phase_before_a_state_gives_the_figures_of_on
     with pytest.raises(Killed):
         run(pairs, tmp_path / "run", At(0, 1, kill), **phases)
     run(pairs, tmp_path / "run", **phases)
-    found, expected = (runs.rows(tmp_path / kind / "lovasz.csv") for kind in ("run", "whole"))
+    found, expected = (state.rows(tmp_path / kind / "lovasz.csv") for kind in ("run", "whole"))
     # TensorFlow adds in another order from run to run.
     tolerance = 5e-3 if keras.backend.backend() == "tensorflow" else 1e-4
     assert found == [pytest.approx(expected[0], rel=tolerance)]
@@ -743,7 +748,7 @@ def test_a_state_of_another_optimizer_is_refused(begun):
     model, state = network(), begun / "cross_entropy_state.keras"
     training.compile(model, 1, ema_momentum=0.9)
     with pytest.raises(ValueError, match="of another model or optimizer"):
-        runs.load_state(model, state)
+        state.load_state(model, state)
 
 
 def test_the_state_of_a_step_needs_a_data_set_that_can_go_on(pairs, tmp_path):

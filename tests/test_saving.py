@@ -24,7 +24,7 @@ from keras.src.saving.serialization_lib import SafeModeScope
 from PIL import Image
 
 import keras_sanet
-from keras_sanet import SANet, _files, metrics, runs, saving
+from keras_sanet import SANet, _files, metrics, saving
 from keras_sanet.datasets.files import frames, open_image
 
 SIZE = 32  # pixels a side
@@ -831,7 +831,7 @@ def state(tmp_path_factory):
     path = tmp_path_factory.mktemp("state") / "cross_entropy_state.keras"
     model = small_sanet()
     model.compile("sgd", "mse")
-    runs.save_state(model, path, epoch=3, step=2)
+    state.save_state(model, path, epoch=3, step=2)
     return path
 
 
@@ -885,8 +885,8 @@ def test_a_place_that_is_none_is_refused_and_not_unpacked(place, state, tmp_path
         state, tmp_path / "evil.keras", leave=["place.npz"], more=[("place.npz", PLACES[place])]
     )
     if place != "no npz":
-        assert runs.place(state).epoch == 3
-    error, most = peak(lambda: runs.place(path))
+        assert state.place(state).epoch == 3
+    error, most = peak(lambda: state.place(path))
     assert "evil.keras can't be gone on from" in error
     assert most < 20e6
 
@@ -902,7 +902,7 @@ def test_a_state_packed_or_with_more_in_it_or_whose_weights_swell_is_refused(sta
     ):
         path = crafted(state, tmp_path / "evil.keras", **changes)
         with refusal(f"evil.keras can't be gone on from: .*{message}"):
-            runs.load_state(small_sanet(), path)
+            state.load_state(small_sanet(), path)
 
 
 def test_a_best_model_gives_its_weights_alone(good, tmp_path):
@@ -1031,10 +1031,11 @@ SAVE = """
 import sys
 from pathlib import Path
 import keras_sanet
-from keras_sanet import runs, saving, training
+from keras_sanet import saving, training
+from keras_sanet.training import run_folder
 folder = Path(sys.argv[1])
 model = keras_sanet.SANet(3, "resnet_tiny", aggregator_filters=4, pyramid_filters=4, bins=(1, 2))
-(checkpoint,) = (c for c in training.callbacks(folder) if isinstance(c, runs.Best))
+(checkpoint,) = (c for c in training.callbacks(folder) if isinstance(c, Best))
 checkpoint.set_model(model)
 print("ready", flush=True)
 for number in range(1, 1_000_000):

@@ -11,7 +11,7 @@ from keras import layers, ops
 
 import keras_sanet
 from keras_sanet import cli
-from keras_sanet.costs import TableII, deeplab_v3_plus
+from keras_sanet.experiments.table2 import TableII, deeplab_v3_plus
 from keras_sanet.layers import (
     BatchNormalization,
     Conv2D,

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from keras_sanet import tensors
+from keras_sanet.weights import checkpoints
 
 LIMIT = 10**6
 
@@ -27,7 +27,7 @@ def entry(dtype, shape, begin, end):
 
 def refused(path, *messages):
     with pytest.raises(ValueError) as caught:
-        tensors.read(path, LIMIT)
+        checkpoints.read(path, LIMIT)
     for message in (str(path), *messages):
         assert message in str(caught.value)
 
@@ -55,7 +55,7 @@ def test_pytorchs_files_hold_what_pytorch_saved(zipped, tmp_path):
     }
     path = tmp_path / "state.pth"
     torch.save(state, path, _use_new_zipfile_serialization=zipped)
-    found = tensors.read(path, LIMIT)
+    found = checkpoints.read(path, LIMIT)
     assert found.keys() == state.keys()
     for name, value in state.items():
         if value.dtype == torch.bfloat16:  # which NumPy lacks
@@ -75,7 +75,7 @@ def test_a_training_scripts_file_gives_its_state_dict(key, zipped, tmp_path):
     optimizer.step()
     saved = {key: layer.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3, "best": None}
     torch.save(saved, tmp_path / "last.pth", _use_new_zipfile_serialization=zipped)
-    found = tensors.read(tmp_path / "last.pth", LIMIT)
+    found = checkpoints.read(tmp_path / "last.pth", LIMIT)
     assert found.keys() == layer.state_dict().keys()
     np.testing.assert_array_equal(found["running_mean"], layer.running_mean.numpy())
 
@@ -170,7 +170,7 @@ def test_the_pickle_that_the_next_tests_alter_is_read(tmp_path):
     write_members(
         tmp_path / "a.pth", TENSOR % (b"(" + STORAGE + b"U\1xU\3cpuK\4tQ"), [("x", b"abcd")]
     )
-    assert bytes(tensors.read(tmp_path / "a.pth", LIMIT)["a"]) == b"abcd"
+    assert bytes(checkpoints.read(tmp_path / "a.pth", LIMIT)["a"]) == b"abcd"
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def test_a_pickle_can_not_change_the_classes_that_it_names(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", pickled)
     refused(path, "it sets attributes of what is no state dict")
-    assert callable(tensors._Tensor.array)
+    assert callable(checkpoints._Tensor.array)
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before 1.6"])
@@ -287,7 +287,7 @@ def test_a_pickle_with_any_byte_changed_is_read_or_named(zipped, tmp_path, rng):
     for at, value in zip(rng.integers(0, 700, 500), rng.integers(0, 256, 500)):
         path.write_bytes(good[:at] + bytes([value]) + good[at + 1 :])
         try:
-            tensors.read(path, LIMIT)
+            checkpoints.read(path, LIMIT)
         except ValueError as error:
             assert str(path) in str(error)
 
@@ -316,7 +316,7 @@ def test_bfloat16_is_the_first_half_of_a_float32(tmp_path):
     # float32 1.0 is 3f800000, -2.5 is c0200000.
     data = bytes.fromhex("803f20c0")  # little-endian 3f80, c020
     path.write_bytes(safetensors({"a": entry("BF16", [2, 1], 0, 4)}, data))
-    found = tensors.read(path, LIMIT)["a"]
+    found = checkpoints.read(path, LIMIT)["a"]
     assert found.dtype == "float32"
     np.testing.assert_array_equal(found, [[1.0], [-2.5]])
 
@@ -436,13 +436,13 @@ def test_what_follows_the_tensors_in_an_xz_is_not_unpacked(tmp_path):
     packed = lzma.compress(safetensors({"a": entry("U8", [2], 0, 2)}, b"\1\2") + bytes(10**7))
     # Cut behind the first blocks: reading to the end would raise.
     path.write_bytes(packed[: len(packed) // 2])
-    np.testing.assert_array_equal(tensors.read(path, LIMIT)["a"], [1, 2])
+    np.testing.assert_array_equal(checkpoints.read(path, LIMIT)["a"], [1, 2])
 
 
 # Any
 
 
-@pytest.mark.parametrize("suffix", tensors.SUFFIXES)
+@pytest.mark.parametrize("suffix", checkpoints.SUFFIXES)
 def test_a_file_of_something_else_is_named(suffix, tmp_path):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"<html>404 Not Found</html>" * 100)

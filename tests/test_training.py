@@ -9,10 +9,12 @@ import pytest
 from small_run import CLASSES, write_pairs
 
 import keras_sanet
-from keras_sanet import datasets, runs, training
+from keras_sanet import datasets, training
 from keras_sanet.losses import LovaszSoftmax, SegmentationLoss
 from keras_sanet.metrics import CrossEntropy, MeanAccuracy, MeanIoU, PixelAccuracy
 from keras_sanet.pipeline import make_dataset
+from keras_sanet.training import state
+from keras_sanet.training.callbacks import Best, _Occurring
 
 # XLA takes longer to compile these models than to run them.
 PLAIN = {"jit_compile": False} if keras.backend.backend() == "tensorflow" else {}
@@ -158,15 +160,15 @@ def test_both_phases_leave_their_model_and_figures(both):
 
 def test_the_csv_has_a_line_an_epoch_with_every_figure(both):
     folder = both[0]
-    assert [row["epoch"] for row in runs.rows(folder / "cross_entropy.csv")] == [0, 1, 2]
-    (row,) = runs.rows(folder / "lovasz.csv")
+    assert [row["epoch"] for row in state.rows(folder / "cross_entropy.csv")] == [0, 1, 2]
+    (row,) = state.rows(folder / "lovasz.csv")
     figures = ("loss", "cross_entropy", "pixel_accuracy", "mean_iou")
     assert {*figures, *(f"val_{name}" for name in figures)} <= set(row)
     assert np.isfinite(list(row.values())).all()
 
 
 def test_the_checkpoint_kept_has_the_least_validation_cross_entropy(both, noise):
-    figures = [row["val_cross_entropy"] for row in runs.rows(both[0] / "cross_entropy.csv")]
+    figures = [row["val_cross_entropy"] for row in state.rows(both[0] / "cross_entropy.csv")]
     assert np.argmin(figures) < 2  # the third epoch is spoilt
     model = keras.saving.load_model(both[0] / "cross_entropy.keras", compile=False)
     training.compile(model, 1)
@@ -186,7 +188,7 @@ def test_a_resumed_phase_only_keeps_what_is_better_than_its_log(
 ):
     (tmp_path / f"{phase}.keras").touch()
     (tmp_path / f"{phase}.csv").write_text(f"epoch,{figure}\n0,0.5\n1,0.25\n2,0.375\n3,nan\n")
-    (checkpoint,) = (c for c in training.callbacks(tmp_path, phase) if isinstance(c, runs.Best))
+    (checkpoint,) = (c for c in training.callbacks(tmp_path, phase) if isinstance(c, Best))
     checkpoint.on_epoch_begin(4)
     assert (checkpoint.monitor, checkpoint.mode, checkpoint.best) == (figure, mode, best)
 
@@ -244,8 +246,8 @@ def test_a_resumed_run_goes_on_after_its_last_whole_epoch(resumed):
 
 def test_a_resumed_run_gives_the_figures_of_an_uninterrupted_one(both, resumed):
     expected, found = (
-        runs.rows(both[0] / "cross_entropy.csv"),
-        runs.rows(resumed[0] / "cross_entropy.csv"),
+        state.rows(both[0] / "cross_entropy.csv"),
+        state.rows(resumed[0] / "cross_entropy.csv"),
     )
     assert [row["epoch"] for row in found] == [0, 1, 2]
     for one, other in zip(found, expected):
@@ -295,7 +297,7 @@ def fit_masks():
             warnings.simplefilter("always", UserWarning)
             model.fit(
                 x, y, epochs=2, validation_data=validation, verbose=0,
-                callbacks=[training._Occurring()],
+                callbacks=[_Occurring()],
             )  # fmt: skip
         return [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
 
@@ -365,7 +367,7 @@ def test_fit_gives_an_auxiliary_fcn_by_its_logits(with_auxiliary):
 
 
 def test_the_figures_of_an_auxiliary_fcn_have_the_names_of_any_run(with_auxiliary):
-    rows = runs.rows(with_auxiliary[0] / "cross_entropy.csv")
+    rows = state.rows(with_auxiliary[0] / "cross_entropy.csv")
     figures = {"cross_entropy", "pixel_accuracy", "mean_accuracy", "mean_iou"}
     assert figures | {f"val_{name}" for name in figures} <= rows[0].keys()
     # The loss of all outputs; the auxiliary one weighs 0.4.
@@ -374,16 +376,16 @@ def test_the_figures_of_an_auxiliary_fcn_have_the_names_of_any_run(with_auxiliar
 
 
 def test_the_second_phase_trains_without_the_auxiliary_loss(with_auxiliary):
-    (row,) = runs.rows(with_auxiliary[0] / "lovasz.csv")
+    (row,) = state.rows(with_auxiliary[0] / "lovasz.csv")
     assert "auxiliary_loss" not in row and 0 <= row["val_mean_iou"] <= 1
 
 
 def test_an_auxiliary_run_goes_on_where_it_was(noise, tmp_path):
     steps, log = {"learning_rate": 1e-3, "verbose": 0, **PLAIN}, tmp_path / "cross_entropy.csv"
     training.fit(fcn(auxiliary="s3"), *loaders(noise), tmp_path, 1, **steps)
-    (first,) = runs.rows(log)
+    (first,) = state.rows(log)
     training.fit(fcn(auxiliary="s3"), *loaders(noise), tmp_path, 2, **steps)
-    before, row = runs.rows(log)
+    before, row = state.rows(log)
     assert before == first and row["epoch"] == 1 and "val_auxiliary_loss" in row
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from keras_sanet import FCN, SANet, backbones, weights
+from keras_sanet.weights.imagenet import _download_folder
 
 
 @pytest.fixture(scope="module")
@@ -431,7 +432,7 @@ def test_what_a_killed_download_left_is_removed_by_the_next_and_a_living_ones_is
     dead = published / ".download-dead"
     dead.mkdir(parents=True)
     (dead / "tiny.safetensors").write_text("half of it")
-    with weights._download_folder(published) as living:  # as of another process
+    with _download_folder(published) as living:  # as of another process
         assert list(published.iterdir()) == [living]
         dead.mkdir()
         build()

@@ -4,7 +4,7 @@ import functools
 
 import keras
 
-from keras_sanet import backbones, benchmark, models
+from keras_sanet import backbones, measurement, models
 from keras_sanet._tables import html_lines, html_table
 from keras_sanet.summary import Summary
 
@@ -61,7 +61,7 @@ class TableII:
 
     Args:
         methods: names of the rows, None for all; PSPNet-50 must be one.
-        measure: whether each model also predicts in a fresh process (`benchmark.measure`).
+        measure: whether each model also predicts in a fresh process (`measurement.measure`).
         rounds: timed predictions of each.
         track: a function that takes the rows and yields them, as a progress bar does.
 
@@ -74,7 +74,7 @@ class TableII:
 
     `print(TableII())` is a Markdown table.
 
-    Raises: ValueError for an unknown method; as `benchmark.measure`.
+    Raises: ValueError for an unknown method; as `measurement.measure`.
 
     Reference: section IV-A, Table II.
     """
@@ -117,7 +117,7 @@ class TableII:
             self.summaries[method] = summary
             row.update(parameters=summary.parameters, gmac=round(summary.macs / 1e9, 3))
             if measure:
-                found = benchmark.measure(build, size, rounds=rounds)
+                found = measurement.measure(build, size, rounds=rounds)
                 row.update(seconds=found.seconds, memory=found.memory, memory_kind=found.kind)
         (reference,) = (row for row in self.rows if row["method"] == _REFERENCE)
         for name in ("gmac", "memory", "paper_flops", "paper_memory"):

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from keras_sanet._files import replacing
-from keras_sanet.evaluation import FIGURES
+from keras_sanet.evaluation.figures import FIGURES
 from keras_sanet.inference import predict_mask
 from keras_sanet.visualization import colour_mask, errors
 

@@ -17,7 +17,6 @@ against theirs, file names that are not the config's, and sizes checked before m
 """
 
 import functools
-import importlib
 import inspect
 import io
 import json
@@ -28,8 +27,9 @@ import h5py
 import keras
 import numpy as np
 
-from keras_sanet import backbones, datasets, models, recipes, saving
-from keras_sanet._labels import classes_of
+from keras_sanet import _files, backbones, datasets, models, recipes, saving
+from keras_sanet.presets.card import _card, _summary
+from keras_sanet.presets.hub import _download_from_hugging_face, _download_from_kaggle
 from keras_sanet.version import __version__
 
 BUILDERS = {"SANet": models.SANet, "PSPNet": models.PSPNet, "FCN": models.FCN}
@@ -218,49 +218,6 @@ def _layers(model):
     ]
 
 
-def _open(preset):
-    """How to get a file of a preset by its name, and the checked config. (The paper's models have
-    no files.)"""
-    if isinstance(preset, str) and preset in REFERENCES:
-        return None, _reference(*REFERENCES[preset])
-    file = _files(preset)
-    path = file(_CONFIG)
-    if path.stat().st_size > _LARGEST_CONFIG:
-        raise ValueError(
-            f"{path} has {path.stat().st_size:,} bytes; a preset's has {_LARGEST_CONFIG:,} at most."
-        )
-    try:
-        found = json.loads(path.read_text("utf-8"))
-        _check(found)
-    except Exception as error:  # whatever a crafted config makes Python raise
-        raise ValueError(f"{path} is no config of a preset that can be loaded: {error}") from None
-    return file, found
-
-
-def _files(preset):
-    """A function from the name of a preset's file to its path, which downloads it where need be."""
-    if isinstance(preset, str):
-        if preset in _BUILT_IN:
-            return (_ASSETS / preset).joinpath
-        if preset.startswith("hf://"):
-            return functools.partial(_download_from_hugging_face, preset)
-        if preset.startswith("kaggle://"):
-            return functools.partial(_download_from_kaggle, preset)
-    folder = Path(preset).expanduser()
-    if not folder.is_dir():
-        raise ValueError(
-            f"There is no preset {str(preset)!r}: neither a folder, nor hf://owner/name, nor "
-            f"kaggle://owner/model/framework/variation, nor one of {', '.join(list_presets())}."
-        )
-
-    def find(name):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} is no preset, or not whole: it holds no {name}.")
-        return folder / name
-
-    return find
-
-
 def _check(config):
     """Raises ValueError where a config is not one that `save_preset` writes."""
     if not isinstance(config, dict) or config.get("format") != _FORMAT:
@@ -405,11 +362,6 @@ def _plain(value):
     )
 
 
-def _summary(figures):
-    """Figures without what has a row for every image, or a cell for every two classes."""
-    return {k: v for k, v in figures.items() if k not in ("iou_per_image", "confusion")}
-
-
 def _halved(weights):
     """A weights file with its float32 values as float16, where they are small enough; as bytes."""
     halved = io.BytesIO()
@@ -429,112 +381,44 @@ def _halved(weights):
     return halved.getvalue()
 
 
-def _download_from_hugging_face(address, file):
-    """The path of a preset's file on the Hugging Face Hub, in that package's cache."""
-    hub = _import("huggingface_hub", address)
-    name, _, revision = address.removeprefix("hf://").partition("@")
-    if name.count("/") != 1:
-        raise ValueError(f"{address} must be hf://owner/name, or hf://owner/name@revision.")
+def _open(preset):
+    """How to get a file of a preset by its name, and the checked config. (The paper's models have
+    no files.)"""
+    if isinstance(preset, str) and preset in REFERENCES:
+        return None, _reference(*REFERENCES[preset])
+    file = _find(preset)
+    path = file(_CONFIG)
+    if path.stat().st_size > _LARGEST_CONFIG:
+        raise ValueError(
+            f"{path} has {path.stat().st_size:,} bytes; a preset's has {_LARGEST_CONFIG:,} at most."
+        )
     try:
-        return Path(hub.hf_hub_download(name, file, revision=revision or None))
-    except hub.errors.LocalEntryNotFoundError as error:
-        raise _unreachable(address, "HF_HOME") from error
-    except (hub.errors.HfHubHTTPError, hub.errors.HFValidationError) as error:
-        raise ValueError(f"{address} can't be loaded: {error}") from error
+        found = json.loads(path.read_text("utf-8"))
+        _check(found)
+    except Exception as error:  # whatever a crafted config makes Python raise
+        raise ValueError(f"{path} is no config of a preset that can be loaded: {error}") from None
+    return file, found
 
 
-def _download_from_kaggle(address, file):
-    """The path of a preset's file on Kaggle, in that package's cache."""
-    kagglehub = _import("kagglehub", address)
-    requests = _import("requests", address)  # kagglehub's own
-    try:
-        return Path(kagglehub.model_download(address.removeprefix("kaggle://"), path=file))
-    except (requests.ConnectionError, requests.Timeout) as error:
-        raise _unreachable(address, "KAGGLEHUB_CACHE") from error
-    except Exception as error:  # kagglehub's have no common class
-        raise ValueError(f"{address} can't be loaded: {error}") from error
+def _find(preset):
+    """A function from the name of a preset's file to its path, which downloads it where need be."""
+    if isinstance(preset, str):
+        if preset in _BUILT_IN:
+            return (_ASSETS / preset).joinpath
+        if preset.startswith("hf://"):
+            return functools.partial(_download_from_hugging_face, preset)
+        if preset.startswith("kaggle://"):
+            return functools.partial(_download_from_kaggle, preset)
+    folder = Path(preset).expanduser()
+    if not folder.is_dir():
+        raise ValueError(
+            f"There is no preset {str(preset)!r}: neither a folder, nor hf://owner/name, nor "
+            f"kaggle://owner/model/framework/variation, nor one of {', '.join(list_presets())}."
+        )
 
+    def find(name):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is no preset, or not whole: it holds no {name}.")
+        return folder / name
 
-def _unreachable(address, variable):
-    return ConnectionError(
-        f"{address} can't be reached, and is not in the cache. With a network, load it once there "
-        f"and bring the cache along (the environment variable {variable} says where it is); or "
-        "download the folder and give its path."
-    )
-
-
-def _import(package, address):
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ImportError(f"Loading {address} needs `pip install {package}`.") from error
-
-
-def _card(title, model, config):
-    """The model card, Markdown with the header that the Hugging Face Hub reads."""
-    arguments, figures = config["arguments"], config["figures"]
-    classes = classes_of(arguments["num_classes"])
-    names = arguments["class_names"] or [f"class {i}" for i in range(classes)]
-    lines = [
-        "---",
-        "library_name: keras",
-        "pipeline_tag: image-segmentation",
-        "tags: [semantic-segmentation, keras_sanet]",
-        *([f"license: {config['licence'].lower()}"] if config["licence"] else []),
-        "---",
-        "",
-        f"# {title}",
-        "",
-        f"{config['builder']} with {arguments['backbone']['variant']}, {model.count_params():,} "
-        f"parameters ({config['weights']['dtype']} in the file), {classes} "
-        "classes. Raw RGB of any size in, a class for every pixel out.",
-        "",
-        "```python",
-        "import keras_sanet",
-        "",
-        f'model = keras_sanet.from_preset("./{title}")  # this folder, or "hf://..."',
-        'mask = keras_sanet.inference.predict_mask(model, "image.jpg")',
-        "```",
-        "",
-        "## Figures",
-        "",
-    ]
-    if figures is None:
-        lines.append("None were given when it was saved.")
-    else:
-        mode = ", ".join(f"{name} {value}" for name, value in figures["mode"].items() if value)
-        lines += [
-            f"Measured on {figures['source']}, {figures['images']} images at their full size "
-            f"({mode}); 95 % of bootstrap samples over images lie between the two numbers.",
-            "",
-            "| figure | percent | between |",
-            "|---|---|---|",
-        ]
-        for name, (low, high) in figures["intervals_95"].items():
-            values = (_percent(figures[name]), f"{_percent(low)}, {_percent(high)}")
-            lines.append(f"| {name.replace('_', ' ')} | {' | '.join(values)} |")
-        lines += ["", "| class | IoU, percent |", "|---|---|"]
-        lines += [f"| {row['class']} | {_percent(row['iou'])} |" for row in figures["classes"]]
-    lines += ["", "## Training", ""]
-    crop = config["crop"]
-    if crop:
-        lines.append(f"- crop: {crop[0]} x {crop[1]} pixels")
-    lines += [f"- {name}: {value}" for name, value in (config["recipe"] or {}).items()]
-    if not crop and not config["recipe"]:
-        lines.append("Nothing was said of it when it was saved.")
-    lines += [
-        "",
-        "## Classes",
-        "",
-        ", ".join(f"{i} {name}" for i, name in enumerate(names)) + "; 255 is void.",
-        "",
-        "## Licence",
-        "",
-        config["licence"] or "Not stated by who saved it.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _percent(value):
-    return "-" if value is None else f"{100 * value:.2f}"
+    return find

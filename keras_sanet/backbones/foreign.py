@@ -13,7 +13,7 @@ import re
 import keras
 from keras import layers
 
-from keras_sanet.preprocessing import MODES, preprocess
+from keras_sanet.backbones.preprocessing import MODES, preprocess
 
 # What families were trained with, where the model has no rescaling of its own (`include_rescaling`,
 # `include_preprocessing`), and which layers are taps where these are not simply the last of each

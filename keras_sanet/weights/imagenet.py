@@ -13,7 +13,8 @@ import h5py
 import keras
 import numpy as np
 
-from keras_sanet import _files, saving, tensors
+from keras_sanet import _files, saving
+from keras_sanet.weights import checkpoints
 
 try:
     import fcntl
@@ -166,7 +167,7 @@ def load_checkpoint(model, path, strict=True):
     # At most four numbers for each of ours, in float32 (training checkpoints have the optimizer's),
     # and a classifier of 32,000 classes from 2048 channels.
     limit = 16 * sum(int(np.prod(v.shape)) for v in variables.values()) + 2**28
-    arrays = tensors.read(path, limit)
+    arrays = checkpoints.read(path, limit)
     if all(name.startswith(_PARALLEL) for name in arrays):
         arrays = {name.removeprefix(_PARALLEL): value for name, value in arrays.items()}
     arrays = {

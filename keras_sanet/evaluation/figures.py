@@ -1,16 +1,7 @@
-"""Figures of a model on a split, at the full size of its masks (paper, Tables III-VII).
-
-As in mmsegmentation: void pixels never count, and a class in neither truth nor prediction is left
-out of the mean IoU, one that is not in the truth out of the mean accuracy. `absent_as_zero` counts
-it as 0, as semseg (PSPNet's authors) does.
-"""
-
 import csv
 import dataclasses
-import hashlib
 import io
 import json
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +10,9 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from keras_sanet import _files, metrics
-from keras_sanet._files import is_dict, is_dict_of, is_int, is_list, is_text, replacing
-from keras_sanet._labels import classes_of
+from keras_sanet import metrics
+from keras_sanet._files import replacing
 from keras_sanet._tables import html_lines, html_table, rich_cells
-from keras_sanet.inference import complete, mask_of, predict_probabilities
-from keras_sanet.journal import Journal, check_header
 
 # Name of a figure -> what it is in words.
 FIGURES = {
@@ -33,7 +21,9 @@ FIGURES = {
     "mean_iou": "mean IoU",
     "frequency_weighted_iou": "frequency-weighted IoU",
 }
+
 _NAMED = 10  # absent classes that are named
+
 _CHUNK = 50  # bootstrap samples drawn at once, which bounds the memory
 
 
@@ -407,230 +397,6 @@ def compare(first, second, figure="mean_iou", level=0.95, samples=1000, seed=0):
     differences = second._bootstrap(figure, samples, seed) - first._bootstrap(figure, samples, seed)
     values = getattr(first, figure), getattr(second, figure)
     return Comparison(figure, *values, values[1] - values[0], *_interval(differences, level), level)
-
-
-def evaluate(model, dataset, split, folder=None, absent_as_zero=False, track=iter, **mode):
-    """Predicts every image of a split at its own size, and counts.
-
-    Args:
-        model: images to logits or probabilities; of one channel for a data set of two classes.
-        dataset: from `datasets.load`. split: name of the split.
-        folder: where to keep the counts of each image as it is done (`images.jsonl`) and the
-            results. Called again with the same folder, model and arguments, it goes on after the
-            last image. None: nothing is kept.
-        absent_as_zero: whether a class that is absent counts as 0 in the means.
-        track: a function around the list of samples, such as `rich.progress.track`.
-        mode: `scales`, `flip`, `window`, ...: see `inference.predict_probabilities`.
-
-    Returns: an `Evaluation`. Warns (`AbsentClasses`) of its `doubt`.
-
-    Raises: ValueError that names the image where its mask is missing, of another size or holds an
-        unknown id, or the model gives NaN; where the model has not as many classes as the data
-        set, or that has one alone; where the folder holds the evaluation of something else.
-    """
-    samples = dataset.samples(split)
-    mode = complete(**mode)
-    output = getattr(model, "output", None)  # subclasses of `keras.Model` have none
-    output = output.get("logits") if isinstance(output, dict) else output
-    if hasattr(output, "shape"):
-        check_classes(output.shape[-1], dataset)
-    result = Evaluation(
-        dataset.class_names,
-        dataset.palette,
-        f"{dataset.name}, {split}",
-        # `from_logits` where it was given; else the model tells it.
-        {k: v for k, v in mode.items() if k != "batch_size" and (k, v) != ("from_logits", None)},
-        dataset.categories,
-        absent_as_zero,
-    )
-    if folder is None:
-        return _count(result, model, dataset, split, track, mode)
-    with _files.locked(folder):
-        keep = _resume(result, model, dataset, samples, folder)
-        _count(result, model, dataset, split, track, mode, keep)
-        result.save(folder)
-    return result
-
-
-def _count(result, model, dataset, split, track, mode, keep=None):
-    """Adds the images of a split that a result lacks, after they were given to `keep`."""
-    n, samples = dataset.num_classes, dataset.samples(split)
-    for sample in track(samples[len(result.images) :]):
-        image, truth = dataset.read(sample)
-        if truth is None:
-            raise ValueError(f"{sample.image} has no mask; the split {split!r} is for prediction.")
-        try:
-            probabilities = predict_probabilities(model, image, **mode)
-        except ValueError as error:
-            raise ValueError(f"{sample.image}: {error}") from error
-        check_classes(probabilities.shape[-1], dataset)
-        predicted = mask_of(probabilities)
-        counts = truth != dataset.ignore_class
-        cells = np.bincount(n * truth[counts].astype("int64") + predicted[counts], minlength=n * n)
-        instances = None
-        if dataset.count_instances is not None:
-            instances = dataset.count_instances(sample, predicted)
-        if keep is not None:
-            keep(_name(sample), cells, instances)
-        result.add(_name(sample), cells.reshape(n, n), instances)
-    if result.doubt:
-        warnings.warn(result.doubt, AbsentClasses, stacklevel=3)
-    return result
-
-
-def load(folder):
-    """The `Evaluation` that `evaluate` left in a folder, of whatever source.
-
-    Raises: FileNotFoundError without one; ValueError where it was stopped before its end, and where
-        its file is damaged, with the line.
-    """
-    journal = Journal(folder)
-    entries = journal.read()
-    header = next(entries, None)
-    if header is None:
-        raise FileNotFoundError(f"{folder} holds no evaluation, {journal.path.name}.")
-    result = Evaluation(**{name: header[name] for name in _KEPT})
-    for entry in entries:
-        result._add(*entry)
-    if len(result.images) < header["samples"]:
-        raise ValueError(
-            f"{folder} holds {len(result.images)} of the {header['samples']} images: the "
-            "evaluation is not at its end, or was stopped. Run it again with the same arguments "
-            "and folder, and it goes on."
-        )
-    if _digest_of(result.images) != header["images"]:
-        raise journal.damaged("its images are not those that its first line says, in their order.")
-    return result
-
-
-def read_figures(path):
-    """The figures in an evaluation.json, of whatever source.
-
-    Returns: what `Evaluation.as_dict` says, but for single images and the confusion matrix.
-    Raises: FileNotFoundError; ValueError that names the file and what is wrong in it.
-    """
-
-    def is_share(value):
-        return value is None or type(value) in (int, float) and 0 <= value < 1 + 1e-9
-
-    def is_interval(value):
-        return is_list(value, is_share) and len(value) == 2
-
-    def are_intervals(value):
-        return is_dict_of(value, is_interval) and value.keys() == FIGURES.keys()
-
-    def is_class(row):
-        return is_dict(row) and (
-            is_text(row.get("class"))
-            and is_int(row.get("pixels"), most=2**63 - 1)
-            and all(is_share(row.get(name)) for name in ("accuracy", "iou", "instance_iou"))
-        )
-
-    share = "a number from 0 to 1, or null"
-    shares = f"a dict from categories to {share}"
-    of_categories = ("mean_category_iou", "mean_instance_iou", "mean_category_instance_iou")
-    schema = {
-        "source": ("text", is_text),
-        "mode": ("a dict", is_dict),
-        "images": ("an integer, 0 or more", is_int),
-        "absent_as_zero": ("true or false", lambda value: isinstance(value, bool)),
-        **dict.fromkeys(FIGURES, (share, is_share)),
-        "intervals_95": (f"the two ends of each of {', '.join(FIGURES)}", are_intervals),
-        "classes": ("a list of classes with their figures", lambda v: v and is_list(v, is_class)),
-        **dict.fromkeys(of_categories, (share, is_share)),
-        "iou_per_category": (shares, lambda value: value is None or is_dict_of(value, is_share)),
-        "instance_iou_per_category": (
-            shares,
-            lambda value: value is None or is_dict_of(value, is_share),
-        ),
-    }
-    way_out = "Evaluate anew."
-    found = _files.read_json(path, way_out)
-    _files.check(found, schema, f"{path} is damaged:", way_out)
-    return {name: found[name] for name in schema if name in found}
-
-
-_KEPT = ("class_names", "palette", "source", "mode", "categories", "absent_as_zero")
-
-
-def _resume(result, model, dataset, samples, folder):
-    """Adds what an earlier run counted, and returns a function that keeps another image."""
-    if not model.built:
-        raise ValueError(
-            "The model has no weights yet, so that a stopped evaluation could not be told from "
-            "another model's. Call it on an image before, or evaluate without `folder`."
-        )
-    journal, names = Journal(folder), [_name(sample) for sample in samples]
-    header = {
-        **{name: getattr(result, name) for name in _KEPT},
-        "model": _digest(
-            json.dumps(model.get_config(), default=str).encode(),
-            *(value.tobytes() for value in model.get_weights()),
-        ),
-        "samples": len(samples),
-        "images": _digest_of(names),
-        "masks": _digest_of([Path(str(sample.mask)).name for sample in samples]),
-        "class_ids": _digest_of(dataset.class_ids),
-    }
-    header = _files.plain(header)
-    check_header(header, f"{journal.path} can't keep this evaluation:", "Leave `folder` out.")
-    entries = journal.read()
-    found = next(entries, None)
-    different = [name for name in header if found and header[name] != found[name]]
-    if different:
-        raise ValueError(
-            f"{folder} holds an evaluation of another {' and '.join(different)}. Give another "
-            "folder, or remove it."
-        )
-    for entry in entries:
-        result._add(*entry)
-    if result.images != names[: len(result.images)]:
-        raise journal.damaged(
-            f"its images are not the first ones of {result.source}, in their order. Did two "
-            "processes write it?"
-        )
-
-    def keep(image, cells, instances):
-        if not found and not result.images:
-            journal.append(header)
-        indices = np.flatnonzero(cells)
-        line = {"image": image, "cells": indices.tolist(), "pixels": cells[indices].tolist()}
-        if instances is not None:
-            line["instances"] = instances.tolist()
-        journal.append(line)
-
-    return keep
-
-
-def _name(sample):
-    return sample.image.stem
-
-
-def _digest(*parts):
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def _digest_of(names):
-    return _digest(repr(names).encode())
-
-
-def check_classes(channels, dataset):
-    """Raises ValueError where a model of so many output channels is not for a data set's classes,
-    or these are one alone."""
-    if dataset.num_classes == 1:
-        raise ValueError(
-            f"The data set {dataset.name!r} has one class, {dataset.class_names[0]!r}, so that "
-            "every pixel that is not void is right. Name two, background and the class, with ids "
-            "of their own in the masks."
-        )
-    if classes_of(channels) != dataset.num_classes:
-        raise ValueError(
-            f"The model has {classes_of(channels)} classes, the data set {dataset.name!r} "
-            f"{dataset.num_classes}."
-        )
 
 
 def _divide(a, b):

@@ -22,10 +22,8 @@ import numpy as np
 from keras import layers
 
 from keras_sanet._arguments import as_integer
-from keras_sanet.foreign import check_channels_last as check_channels_last
-from keras_sanet.foreign import from_model as from_model
+from keras_sanet.backbones.preprocessing import preprocess
 from keras_sanet.layers import BatchNormalization, Conv2D
-from keras_sanet.preprocessing import preprocess
 from keras_sanet.weights import imagenet, load_checkpoint
 
 #                 block         blocks a stage   groups  width of a group   channels of the stem

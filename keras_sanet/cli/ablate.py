@@ -1,0 +1,126 @@
+import itertools
+import json
+import time
+from pathlib import Path
+
+from keras_sanet import (
+    _files,
+    experiments,
+    visualization,
+)
+from keras_sanet.cli.options import _duration, _load_dataset, _tracked
+from keras_sanet.experiments.table2 import TableII
+
+_PROTOCOL = list(experiments.PROTOCOLS["scenes"])  # options of `ablate`
+
+
+def ablate(options):
+    """Tests the paper's claims: trains the rows of its tables and of some more with several seeds.
+
+    All rows of a data set share one recipe, which the folder keeps. A row that is trained stays, so
+    that the same command goes on after a stop, more experiments share rows with those before, and
+    several processes, started with the same command, share the work. Writes results.json and, of
+    each experiment, a table (.md), the differences from its first row and the curves (.png).
+    Table II needs no training.
+    """
+    folder = Path(options.output or f"ablation/{options.dataset}")
+    asked = list(dict.fromkeys(options.experiments))
+    if "all" in asked:
+        asked = [*experiments.EXPERIMENTS, "table2"]
+    trained = [name for name in asked if name != "table2"]
+    if options.rows and (options.report or not trained):
+        raise ValueError("`--rows` says what to train, and not what --report or table2 shows.")
+    if options.add and not (options.report and trained):
+        raise ValueError("`--add` is for --report of experiments that are trained.")
+    if options.add and (folder / experiments.PROTOCOL).is_file():
+        raise ValueError(
+            f"`--add` needs a folder of results alone as --output, or a new one. {folder} has runs "
+            "of its own, whose next report would leave the others out: add it too."
+        )
+    failed, left = [], []
+    if trained and not options.report:
+        visualization.pyplot()  # or its error, before anything is trained
+        dataset = _load_dataset(options)
+        changes = {name: getattr(options, name) for name in _PROTOCOL}
+        for name in ("weights", "other_weights"):
+            if changes[name] not in (None, "imagenet", "none"):
+                changes[name] = str(Path(changes[name]).resolve())
+        protocol = experiments.begin(folder, dataset, **changes)
+        rows = experiments.rows_of(trained, protocol, options.rows)
+        failed, left = _train_rows(dataset, rows, protocol, folder, options)
+        if options.rounds and not left:
+            print("Timing the rows' training steps ...", flush=True)
+            for experiment in trained:
+                experiments.add_costs(folder, experiment, protocol, options.rounds)
+    tables = _report(folder, trained, options.add) if trained else {}
+    for table in tables.values():
+        print(f"\n{table}", flush=True)
+    if "table2" in asked and ((folder / "table2.md").is_file() or not options.report):
+        tables["table2"] = _table2(folder, options)
+        print(f"\n{tables['table2']}")
+    absent = [name for name in asked if name not in tables]
+    if not (tables or failed or left):
+        raise FileNotFoundError(f"{folder} holds nothing of {', '.join(absent)} yet.")
+    if absent:
+        print(f"\nNothing there yet of {', '.join(absent)}.")
+    for number, what in ((len(failed), "failed"), (len(left), "are other processes'")):
+        if number:
+            print(f"{number} runs {what}: the same command goes on with them.")
+    print(f"Results:   {folder.resolve()}")
+    return 1 if failed else 0
+
+
+def _train_rows(dataset, rows, protocol, folder, options):
+    """Trains what is not trained. Returns the runs that failed, and those of other processes."""
+    failed, left = [], []
+    todo = list(itertools.product(range(options.seeds), rows))
+    for number, (seed, row) in enumerate(todo, start=1):
+        label = f"{number}/{len(todo)} {experiments.ROWS[row].label} ({row}), seed {seed}"
+        print(f"{label}: ", end="", flush=True)
+        start = time.monotonic()
+        try:
+            figures = experiments.train(dataset, row, seed, protocol, folder, options.verbose)
+        except FileExistsError:
+            left.append(label)
+            print("another process is at it", flush=True)
+        except ArithmeticError as error:  # a loss that is not finite
+            failed.append(label)
+            print(error, flush=True)
+        else:
+            took = _duration(time.monotonic() - start)
+            print(f"mean IoU {100 * figures['mean_iou']:.2f} %, {took}", flush=True)
+    return failed, left
+
+
+def _report(folder, trained, others):
+    """Writes what there is of experiments. Returns a dict from their names to their tables."""
+    own = [] if others and not (folder / experiments.RESULTS).is_file() else [folder]
+    results = experiments.Results.joined([*own, *others])
+    visualization.pyplot()  # or its error, before anything is written
+    there = [experiment for experiment in trained if results.rows(experiment)]
+    if there:
+        folder.mkdir(parents=True, exist_ok=True)
+        results.save(folder / experiments.RESULTS)
+    tables = {experiment: results.write_table(folder, experiment) for experiment in there}
+    for experiment in there:
+        results.write_plots(folder, experiment)
+    return tables
+
+
+def _table2(folder, options):
+    """Measures Table II, where its file is not there; returns it."""
+    path = folder / "table2.md"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        table = TableII(
+            measure=True,
+            rounds=options.rounds or 1,
+            track=lambda rows: _tracked(list(rows), "Measuring"),
+        )
+        for name, text in (
+            ("table2.json", json.dumps(table.as_dict(), indent=1) + "\n"),
+            ("table2.md", f"**Table II: what the models cost**\n\n{table}\n"),
+        ):
+            with _files.replacing(folder / name) as written:
+                written.write_text(text, "utf-8")
+    return path.read_text("utf-8")
