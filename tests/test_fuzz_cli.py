@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 import keras_sanet
-from keras_sanet import _arguments, cli, models, schedules, training
+from keras_sanet import cli, models, schedules, training
+from keras_sanet.cli.train import _arguments
 from keras_sanet.layers import PyramidPooling
 from keras_sanet.pipeline import make_dataset
 
@@ -103,11 +104,6 @@ def test_what_compile_refuses_leaves_a_folder_that_the_next_try_takes(
     ("named", "arguments"),
     [
         ("--epochs", ("demo", "--epochs", -1)),
-        ("size", ("benchmark", *SMALL, "--size", 0, 0)),
-        ("size", ("benchmark", *SMALL, "--size", -1, 5)),
-        ("num_classes", ("benchmark", *SMALL, "--num-classes", 0)),
-        ("batch_size", ("benchmark", *SMALL, "--batch-size", -2)),
-        ("rounds", ("benchmark", *SMALL, "--rounds", 0)),
         ("input_shape", ("convert", "a.pth", "b.h5", "--backbone", "resnet18", "--channels", -1)),
     ],
     ids=str,

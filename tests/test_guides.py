@@ -43,7 +43,6 @@ SMALLER = {
     r"(?<=\bepochs[= ])\d+": "1",
     r"(?<=batch[-_]size[= ])\d+": "2",
     r"keras-sanet demo$": "keras-sanet demo --epochs 1 --lovasz-epochs 0",
-    r"(?<=benchmark) ": " --rounds 1 ",
 }
 # What a block or command needs: what it says -> the packages, by the backends that can run it.
 NEEDS = {

@@ -22,7 +22,7 @@ from small_run import EPOCHS, At, network, run, stop, write_pairs
 
 from keras_sanet import _files, datasets, training
 from keras_sanet.pipeline import make_dataset
-from keras_sanet.training import run_folder, state
+from keras_sanet.training import run_folder, state as run_state
 from keras_sanet.training.callbacks import Best, Log, State
 
 STEPS = 4  # an epoch
@@ -90,7 +90,7 @@ def begun(short, tmp_path):
 
 
 def figures(folder):
-    return state.rows(folder / "cross_entropy.csv")
+    return run_state.rows(folder / "cross_entropy.csv")
 
 
 # Kills
@@ -105,7 +105,7 @@ def killed(pairs, tmp_path_factory):
     kills = []
     for where in (("kill",), ("os.rename", state), ("open", state), ("os.rename", "entropy.csv")):
         done = script(pairs, folder, *where)
-        kills.append((done.returncode, state.place(folder / state)[:2]))
+        kills.append((done.returncode, run_state.place(folder / state)[:2]))
     script(pairs, folder)
     return folder, kills
 
@@ -146,7 +146,7 @@ def stopped(pairs, tmp_path_factory):
     on with it, what was said, and the place in between."""
     folder = tmp_path_factory.mktemp("stopped")
     done = script(pairs, folder, "interrupt")
-    place = state.place(folder / "cross_entropy_state.keras")
+    place = run_state.place(folder / "cross_entropy_state.keras")
     script(pairs, folder)
     return folder, done.stderr.splitlines()[-1], place
 
@@ -190,7 +190,7 @@ def test_sigterm_in_validation_ends_after_it_with_the_epochs_state(pairs, tmp_pa
     with pytest.raises(SystemExit) as error:
         run(pairs, tmp_path, end, epochs=2)
     assert error.value.code == 128 + signal.SIGTERM
-    assert state.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
+    assert run_state.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
 
 
 @pytest.mark.slow
@@ -461,7 +461,7 @@ def figured(tmp_path_factory):
     for epoch in (0, 1):
         log.on_epoch_begin(epoch)
         log.on_epoch_end(epoch, {"loss": 0.5 / (epoch + 1), "val_mean_iou": float("nan")})
-    state.save_state(model, folder / "lovasz_state.keras", 2, 0)
+    run_state.save_state(model, folder / "lovasz_state.keras", 2, 0)
     return folder
 
 
@@ -482,19 +482,19 @@ def figured(tmp_path_factory):
 )
 def test_figures_that_are_not_those_of_the_state_are_refused(figured, tmp_path, spoil):
     folder = shutil.copytree(figured, tmp_path / "run")
-    assert state.place(folder / "lovasz_state.keras")[:2] == (2, 0)
+    assert run_state.place(folder / "lovasz_state.keras")[:2] == (2, 0)
     spoil(folder / "lovasz.csv")
     with pytest.raises(
         ValueError, match="lovasz.csv (has not|is damaged).* Put it back; or delete"
     ):
-        state.place(folder / "lovasz_state.keras")
+        run_state.place(folder / "lovasz_state.keras")
 
 
 def test_figures_that_a_table_calculator_saved_again_are_the_same(figured, tmp_path):
     folder = shutil.copytree(figured, tmp_path / "run")
     path = folder / "lovasz.csv"
     path.write_text(path.read_text().replace("0.25", "2.5e-1").replace("\n0,", '\n"0",'))
-    assert state.place(folder / "lovasz_state.keras")[:2] == (2, 0)
+    assert run_state.place(folder / "lovasz_state.keras")[:2] == (2, 0)
 
 
 def test_a_run_stops_at_spoilt_figures_before_it_trains(pairs, begun):
@@ -524,7 +524,7 @@ def test_figures_that_are_deleted_in_between_are_written_again(tmp_path):
             callback.on_epoch_begin(epoch)
         path.unlink(missing_ok=True)
         log.on_epoch_end(epoch, {"val_mean_iou": 0.5})
-    assert [row["epoch"] for row in state.rows(path)] == [0, 1]
+    assert [row["epoch"] for row in run_state.rows(path)] == [0, 1]
 
 
 def test_a_folders_name_is_taken_as_it_is(pairs, tmp_path):
@@ -561,7 +561,7 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_whole(pairs, tmp_path, sha
     size = (tmp_path / "cross_entropy_state.keras").stat().st_size
     with largest_file(int(share * size)), pytest.raises(OSError, match="File too large: .*keras"):
         run(pairs, tmp_path, epochs=2)
-    assert state.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
+    assert run_state.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".new-")]
     run(pairs, tmp_path, epochs=2)
     assert [row["epoch"] for row in figures(tmp_path)] == [0, 1]
@@ -597,7 +597,7 @@ def test_an_image_that_breaks_in_an_epoch_is_named_and_the_run_goes_on_once_it_i
     good = path.read_bytes()
     with pytest.raises(ValueError, match=r"images/train/3.png can't be read as an image"):
         run(own_pairs, tmp_path / "run", At(0, STEPS - 1, lambda model: spoil(own_pairs)))
-    assert state.place(tmp_path / "run/cross_entropy_state.keras")[0] >= 1
+    assert run_state.place(tmp_path / "run/cross_entropy_state.keras")[0] >= 1
     path.write_bytes(good)
     run(own_pairs, tmp_path / "run")
     assert [row["epoch"] for row in figures(tmp_path / "run")] == [0, 1, 2]
@@ -643,7 +643,7 @@ def test_a_loss_that_is_nan_ends_the_run_with_the_steps_images_and_the_last_stat
     # The second step spoils the third.
     images = images_of(pairs, 1, 2)
     assert str(error.value).startswith(f"The loss is nan in epoch 2, at the images {images}.")
-    assert state.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
+    assert run_state.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
     assert len(figures(tmp_path)) == 1
 
 
@@ -703,7 +703,7 @@ def test_a_run_stopped_in_its_second_phase_gives_the_figures_of_one_that_was_not
         run(pairs, tmp_path / "run", At(0, 1, press), **more)
     run(pairs, tmp_path / "run", **more)
     for name in ("cross_entropy.csv", "lovasz.csv"):
-        found, expected = (state.rows(tmp_path / kind / name) for kind in ("run", "whole"))
+        found, expected = (run_state.rows(tmp_path / kind / name) for kind in ("run", "whole"))
         assert len(found) == len(expected) > 0
         # TensorFlow adds in another order from run to run.
         tolerance = 5e-3 if keras.backend.backend() == "tensorflow" else 1e-4
@@ -726,7 +726,7 @@ def test_a_run_killed_in_its_second_phase_before_a_state_gives_the_figures_of_on
     with pytest.raises(Killed):
         run(pairs, tmp_path / "run", At(0, 1, kill), **phases)
     run(pairs, tmp_path / "run", **phases)
-    found, expected = (state.rows(tmp_path / kind / "lovasz.csv") for kind in ("run", "whole"))
+    found, expected = (run_state.rows(tmp_path / kind / "lovasz.csv") for kind in ("run", "whole"))
     # TensorFlow adds in another order from run to run.
     tolerance = 5e-3 if keras.backend.backend() == "tensorflow" else 1e-4
     assert found == [pytest.approx(expected[0], rel=tolerance)]
@@ -748,7 +748,7 @@ def test_a_state_of_another_optimizer_is_refused(begun):
     model, state = network(), begun / "cross_entropy_state.keras"
     training.compile(model, 1, ema_momentum=0.9)
     with pytest.raises(ValueError, match="of another model or optimizer"):
-        state.load_state(model, state)
+        run_state.load_state(model, state)
 
 
 def test_the_state_of_a_step_needs_a_data_set_that_can_go_on(pairs, tmp_path):

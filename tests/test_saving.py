@@ -831,7 +831,7 @@ def state(tmp_path_factory):
     path = tmp_path_factory.mktemp("state") / "cross_entropy_state.keras"
     model = small_sanet()
     model.compile("sgd", "mse")
-    state.save_state(model, path, epoch=3, step=2)
+    run_state.save_state(model, path, epoch=3, step=2)
     return path
 
 
@@ -885,8 +885,8 @@ def test_a_place_that_is_none_is_refused_and_not_unpacked(place, state, tmp_path
         state, tmp_path / "evil.keras", leave=["place.npz"], more=[("place.npz", PLACES[place])]
     )
     if place != "no npz":
-        assert state.place(state).epoch == 3
-    error, most = peak(lambda: state.place(path))
+        assert run_state.place(state).epoch == 3
+    error, most = peak(lambda: run_state.place(path))
     assert "evil.keras can't be gone on from" in error
     assert most < 20e6
 
@@ -902,7 +902,7 @@ def test_a_state_packed_or_with_more_in_it_or_whose_weights_swell_is_refused(sta
     ):
         path = crafted(state, tmp_path / "evil.keras", **changes)
         with refusal(f"evil.keras can't be gone on from: .*{message}"):
-            state.load_state(small_sanet(), path)
+            run_state.load_state(small_sanet(), path)
 
 
 def test_a_best_model_gives_its_weights_alone(good, tmp_path):

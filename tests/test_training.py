@@ -13,7 +13,7 @@ from keras_sanet import datasets, training
 from keras_sanet.losses import LovaszSoftmax, SegmentationLoss
 from keras_sanet.metrics import CrossEntropy, MeanAccuracy, MeanIoU, PixelAccuracy
 from keras_sanet.pipeline import make_dataset
-from keras_sanet.training import state
+from keras_sanet.training import state as run_state
 from keras_sanet.training.callbacks import Best, _Occurring
 
 # XLA takes longer to compile these models than to run them.
@@ -160,15 +160,15 @@ def test_both_phases_leave_their_model_and_figures(both):
 
 def test_the_csv_has_a_line_an_epoch_with_every_figure(both):
     folder = both[0]
-    assert [row["epoch"] for row in state.rows(folder / "cross_entropy.csv")] == [0, 1, 2]
-    (row,) = state.rows(folder / "lovasz.csv")
+    assert [row["epoch"] for row in run_state.rows(folder / "cross_entropy.csv")] == [0, 1, 2]
+    (row,) = run_state.rows(folder / "lovasz.csv")
     figures = ("loss", "cross_entropy", "pixel_accuracy", "mean_iou")
     assert {*figures, *(f"val_{name}" for name in figures)} <= set(row)
     assert np.isfinite(list(row.values())).all()
 
 
 def test_the_checkpoint_kept_has_the_least_validation_cross_entropy(both, noise):
-    figures = [row["val_cross_entropy"] for row in state.rows(both[0] / "cross_entropy.csv")]
+    figures = [row["val_cross_entropy"] for row in run_state.rows(both[0] / "cross_entropy.csv")]
     assert np.argmin(figures) < 2  # the third epoch is spoilt
     model = keras.saving.load_model(both[0] / "cross_entropy.keras", compile=False)
     training.compile(model, 1)
@@ -246,8 +246,8 @@ def test_a_resumed_run_goes_on_after_its_last_whole_epoch(resumed):
 
 def test_a_resumed_run_gives_the_figures_of_an_uninterrupted_one(both, resumed):
     expected, found = (
-        state.rows(both[0] / "cross_entropy.csv"),
-        state.rows(resumed[0] / "cross_entropy.csv"),
+        run_state.rows(both[0] / "cross_entropy.csv"),
+        run_state.rows(resumed[0] / "cross_entropy.csv"),
     )
     assert [row["epoch"] for row in found] == [0, 1, 2]
     for one, other in zip(found, expected):
@@ -367,7 +367,7 @@ def test_fit_gives_an_auxiliary_fcn_by_its_logits(with_auxiliary):
 
 
 def test_the_figures_of_an_auxiliary_fcn_have_the_names_of_any_run(with_auxiliary):
-    rows = state.rows(with_auxiliary[0] / "cross_entropy.csv")
+    rows = run_state.rows(with_auxiliary[0] / "cross_entropy.csv")
     figures = {"cross_entropy", "pixel_accuracy", "mean_accuracy", "mean_iou"}
     assert figures | {f"val_{name}" for name in figures} <= rows[0].keys()
     # The loss of all outputs; the auxiliary one weighs 0.4.
@@ -376,16 +376,16 @@ def test_the_figures_of_an_auxiliary_fcn_have_the_names_of_any_run(with_auxiliar
 
 
 def test_the_second_phase_trains_without_the_auxiliary_loss(with_auxiliary):
-    (row,) = state.rows(with_auxiliary[0] / "lovasz.csv")
+    (row,) = run_state.rows(with_auxiliary[0] / "lovasz.csv")
     assert "auxiliary_loss" not in row and 0 <= row["val_mean_iou"] <= 1
 
 
 def test_an_auxiliary_run_goes_on_where_it_was(noise, tmp_path):
     steps, log = {"learning_rate": 1e-3, "verbose": 0, **PLAIN}, tmp_path / "cross_entropy.csv"
     training.fit(fcn(auxiliary="s3"), *loaders(noise), tmp_path, 1, **steps)
-    (first,) = state.rows(log)
+    (first,) = run_state.rows(log)
     training.fit(fcn(auxiliary="s3"), *loaders(noise), tmp_path, 2, **steps)
-    before, row = state.rows(log)
+    before, row = run_state.rows(log)
     assert before == first and row["epoch"] == 1 and "val_auxiliary_loss" in row
 
 

@@ -1,9 +1,8 @@
 """The command line, `keras-sanet`: demo, train, evaluate, compare, predict, convert, export,
-benchmark, summary, ablate, inspect, save-preset, datasets, presets, recipes."""
+summary, ablate, inspect, save-preset, datasets, presets, recipes."""
 
 import argparse
 import contextlib
-import inspect
 import sys
 
 from PIL import Image
@@ -12,13 +11,11 @@ from keras_sanet import (
     backbones,
     datasets,
     experiments,
-    export,
     recipes,
-    summary,
 )
-from keras_sanet.cli import ablate, predict, train
-from keras_sanet.cli.data import list_datasets
-from keras_sanet.cli.models import convert, list_presets, list_recipes, save_preset
+from keras_sanet.cli.ablate import ablate
+from keras_sanet.cli.data import inspect, list_datasets
+from keras_sanet.cli.models import convert, export, list_presets, list_recipes, save_preset, summary
 from keras_sanet.cli.options import (
     _add_data,
     _add_folder,
@@ -31,9 +28,8 @@ from keras_sanet.cli.options import (
     _positive,
     _seed,
 )
-from keras_sanet.cli.predict import compare
-from keras_sanet.cli.train import _SOURCES, _defaults, _scope, demo
-from keras_sanet.evaluation import evaluate
+from keras_sanet.cli.predict import compare, evaluate, predict
+from keras_sanet.cli.train import _SOURCES, _defaults, _scope, demo, train
 from keras_sanet.export import FORMATS, PRECISIONS
 from keras_sanet.version import __version__
 

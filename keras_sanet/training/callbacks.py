@@ -10,11 +10,10 @@ from keras import ops
 
 from keras_sanet import _backend, distribution, models
 from keras_sanet._files import replacing
-from keras_sanet.training.state import rows
 from keras_sanet.metrics import assign_sum
 from keras_sanet.optimizers import AveragedValidation, averaged_weights
 from keras_sanet.training.signals import stop
-from keras_sanet.training.state import Place, _remember_attributes, load_state, save_state
+from keras_sanet.training.state import Place, _remember_attributes, load_state, rows, save_state
 
 
 class Best(keras.callbacks.ModelCheckpoint):

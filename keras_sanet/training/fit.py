@@ -13,6 +13,7 @@ from keras_sanet._arguments import integer
 from keras_sanet.evaluation import check_classes
 from keras_sanet.training import callbacks, run_folder, signals, state
 from keras_sanet.training.callbacks import PHASES, Skipped, StopAt, _Occurring
+from keras_sanet.training.compile import compile
 
 # What `compile` takes beside the model and what `fit` tells it, with its defaults.
 _COMPILE = {
@@ -213,15 +214,15 @@ def _for_outputs(model, data):
 def _parts(train, folder, phase, steps):
     """What is left of a phase: data, and the first epoch and the one to end before. The rest of an
     epoch that a run stopped in is a part of its own."""
-    state = folder / f"{phase}_state.keras"
-    place = state.place(state)
+    path = folder / f"{phase}_state.keras"
+    place = state.place(path)
     if place.ended == steps:
         return
     epochs = math.ceil(steps / len(train))
     if place.step:
         if not hasattr(train, "rest"):
             raise ValueError(
-                f"{state} is of step {place.step} in an epoch, and `train` has no `rest`: go on "
+                f"{path} is of step {place.step} in an epoch, and `train` has no `rest`: go on "
                 "with a data set of `pipeline.make_dataset` as it is, or delete the file."
             )
         yield train.rest(place.step), place.epoch, place.epoch + 1
