@@ -22,7 +22,8 @@ from small_run import EPOCHS, At, network, run, stop, write_pairs
 
 from keras_sanet import _files, datasets, training
 from keras_sanet.pipeline import make_dataset
-from keras_sanet.training import run_folder, state as run_state
+from keras_sanet.training import run_folder
+from keras_sanet.training import state as run_state
 from keras_sanet.training.callbacks import Best, Log, State
 
 STEPS = 4  # an epoch

@@ -26,6 +26,7 @@ from PIL import Image
 import keras_sanet
 from keras_sanet import SANet, _files, metrics, saving
 from keras_sanet.datasets.files import frames, open_image
+from keras_sanet.training import state as run_state
 
 SIZE = 32  # pixels a side
 BACKENDS = ("tensorflow", "jax", "torch")
