@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from test_cli import call
 
-from keras_sanet import datasets, experiments, models, recipes
+from keras_sanet import datasets, experiments, recipes
 from keras_sanet.datasets import scenes
 from keras_sanet.experiments import ROWS
 from keras_sanet.experiments.results import _T
+from keras_sanet.presets.config import describe
 from keras_sanet.summary import Summary
 
 TINY = {
@@ -124,7 +125,7 @@ BASELINES = {
 
 @pytest.mark.parametrize("row", DIFFERENCES)
 def test_a_row_differs_from_its_baseline_in_what_its_label_says(row, small):
-    kind, arguments = models.describe(experiments.build(row, 5, small))
+    kind, arguments = describe(experiments.build(row, 5, small))
     shared = {"num_classes", "backbone", "input_shape", "dropout", "class_names", "palette", "name"}
     found = {name: value for name, value in arguments.items() if name not in shared}
     assert found == {**BASELINES[kind], **DIFFERENCES[row]}
