@@ -290,7 +290,7 @@ def test_an_export_that_is_killed_leaves_the_old_one_whole(format, tmp_path):
     code = f"""
 import keras, os, signal
 from keras_sanet import export
-os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)  # written, but not moved
+os.replace = os.rename = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)  # not moved yet
 image = keras.Input((None, None, 3))
 model = keras.Model(image, keras.layers.Conv2D(2, 1)(image))
 export.export(model, {str(path)!r}, {format!r}, image_size=(4, 5))
@@ -311,7 +311,7 @@ def test_an_export_replaces_the_old_one_whole_or_not_at_all(format, tmp_path, mo
     before = contents(tmp_path)
 
     def fail(source, target):  # the disk, where the new file is to come
-        if Path(source).parent.name == "new":
+        if Path(source).name.startswith(".new-"):
             raise OSError("no space left")
         replace(source, target)
 
@@ -360,9 +360,9 @@ LOWER = [f for f in ("litert", "openvino") if f in WRITTEN][:1]
         ({"precision": "bfloat16"}, "has the precisions float32.*Received: precision='bfloat16'"),
         ({"precision": "int8"}, "precisions float32" if FORMAT not in LOWER else "calibration"),
         ({"calibration_images": []}, '`calibration_images` must be given for precision="int8"'),
-        ({"image_size": 48}, "`image_size` must be positive integers. Received: image_size=48"),
-        ({"image_size": (48, 0)}, "`image_size` must be positive integers"),
-        ({"image_size": (48,)}, r"`image_size` must be \(height, width\)"),
+        ({"image_size": 0}, "`image_size` must be one or two positive integers.*image_size=0"),
+        ({"image_size": (48, 0)}, "`image_size` must be one or two positive integers"),
+        ({"image_size": (48,)}, "`image_size` must be one or two positive integers"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
     ],
     ids=str,

@@ -641,7 +641,7 @@ def test_the_card_of_one_logit_without_names_counts_two_classes(tmp_path):
 
 @pytest.mark.parametrize("num_classes", [None, 1, 2])
 def test_one_logit_stays_for_two_classes(binary, num_classes):
-    changed = models.with_classes(binary, num_classes, ["no", "yes"])
+    changed = models.with_classes(binary, num_classes, class_names=["no", "yes"])
     assert_same_weights(binary, changed)
     assert changed.get_layer("logits").class_names == ["no", "yes"]
     assert changed.get_layer("logits").palette == LANE["palette"]

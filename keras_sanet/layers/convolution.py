@@ -50,9 +50,13 @@ class Conv2D(keras.layers.Conv2D):
     Weights and results are those of the stock layer. On TensorFlow without an accelerator, where
     XLA makes a training step slower, `compile(jit_compile="auto")` leaves XLA off.
 
-    Args: those of `keras.layers.Conv2D`.
-    Call arguments: inputs, (batch, height, width, channels).
-    Returns: (batch, new height, new width, filters).
+    Its arguments are those of `keras.layers.Conv2D`.
+
+    Call arguments:
+        inputs: (batch, height, width, channels).
+
+    Returns:
+        A map, (batch, new height, new width, filters).
     """
 
     def __init__(self, *args, **kwargs):

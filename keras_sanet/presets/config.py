@@ -120,7 +120,7 @@ def from_preset(
         _copy_weights(source, model)
     if num_classes is class_names is palette is None:
         return model
-    return models.with_classes(model, num_classes, class_names, palette)
+    return models.with_classes(model, num_classes, class_names=class_names, palette=palette)
 
 
 def config(preset):
@@ -174,7 +174,7 @@ def save_preset(model, folder, figures=None, recipe=None, crop=None, licence=Non
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _files.replacing(folder) as new:
         new.mkdir()
-        weights = saving.weights_of(model, new)
+        weights = saving.weight_bytes(model, new)
         (new / _WEIGHTS).write_bytes(_halved(weights) if dtype == "float16" else weights)
         described = {
             "format": _FORMAT,
