@@ -13,7 +13,7 @@ from test_cli import call
 from keras_sanet import datasets, experiments, recipes
 from keras_sanet.datasets import scenes
 from keras_sanet.experiments import ROWS
-from keras_sanet.experiments.protocol import words_of_files
+from keras_sanet.experiments.protocol import as_stored
 from keras_sanet.experiments.results import _T
 from keras_sanet.presets.config import describe
 from keras_sanet.summary import Summary
@@ -532,12 +532,12 @@ def test_a_folder_without_experiments_is_named(tmp_path):
 def crafted(**changes):
     """results.json with other entries."""
     found = results({"fcn": {0: 0.1}})
-    good = {"protocol": words_of_files(found.protocol), "runs": found.runs, "costs": {}, "made": []}
+    good = {"protocol": as_stored(found.protocol), "runs": found.runs, "costs": {}, "made": []}
     return json.dumps({**good, **changes}).encode()
 
 
 def of_protocol(**changes):
-    return crafted(protocol={**words_of_files(results({}).protocol), **changes})
+    return crafted(protocol={**as_stored(results({}).protocol), **changes})
 
 
 def of_run(**changes):
@@ -592,7 +592,7 @@ def test_crafted_results_are_named(tmp_path, name):
 
 
 def test_crafted_costs_of_a_folder_are_named(tmp_path):
-    protocol = json.dumps(words_of_files(results({}).protocol))
+    protocol = json.dumps(as_stored(results({}).protocol))
     (tmp_path / "protocol.json").write_text(protocol, "utf-8")
     (tmp_path / "costs.json").write_text('{"fcn": {"psp": 3}}', "utf-8")
     with pytest.raises(ValueError, match="costs.json is damaged: costs of 'psp': it must be"):
@@ -770,7 +770,7 @@ def test_costs_are_the_parameters_and_products_of_each_row(small):
 @pytest.mark.slow
 def test_costs_are_those_of_the_trained_rows_and_the_first(small, tmp_path):
     protocol = {**small, **KEPT}
-    (tmp_path / "protocol.json").write_text(json.dumps(words_of_files(protocol)))
+    (tmp_path / "protocol.json").write_text(json.dumps(as_stored(protocol)))
     log = tmp_path / "skip_s0/seed-0/cross_entropy.csv"
     log.parent.mkdir(parents=True)
     names = [f"val_{name}" for name in experiments.FIGURES]

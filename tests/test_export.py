@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from keras_sanet import FCN, SANet, cli, inference
-from keras_sanet.export import FORMATS, _deployed, export
+from keras_sanet.export import FORMATS, _deploy, export
 from keras_sanet.layers import BatchNormalization, Conv2D, convolution
 from keras_sanet.layers.convolution import convolve, native_form
 
@@ -508,7 +508,7 @@ def test_the_mask_of_one_channel_is_the_one_of_predict_mask(activation, rng):
     model = keras.Model(x, layer(x))
     layer.set_weights([np.array([1 / 32, 0, 0]).reshape(1, 1, 3, 1), np.array([-4])])
     image = rng.integers(0, 256, (7, 9, 3)).astype("uint8")
-    deployed = _deployed(model, (1, None, None, 3), None, True, True)
+    deployed = _deploy(model, (1, None, None, 3), None, True, True)
     mask = keras.ops.convert_to_numpy(deployed(image[None])["mask"])[0]
     np.testing.assert_array_equal(mask, inference.predict_mask(model, image))
     assert 0 < mask.mean() < 1
@@ -518,4 +518,4 @@ def test_the_mask_of_one_channel_that_may_be_either_is_refused():
     x = keras.Input((None, None, 3))
     model = keras.Model(x, 2 * keras.layers.Conv2D(1, 1)(x))
     with pytest.raises(ValueError, match="logit or a probability: end it with"):
-        _deployed(model, (1, None, None, 3), None, True, True)
+        _deploy(model, (1, None, None, 3), None, True, True)

@@ -378,7 +378,7 @@ def hub():
 @pytorch
 def test_pytorch_counts_the_same_of_deeplab():
     hub()  # or skip
-    model = deeplab_v3_plus(5, "resnet_tiny", (64, 96))
+    model = deeplab_v3_plus(5, "resnet_tiny", image_size=(64, 96))
     summary = Summary(model)
     assert (summary.uncounted, summary.unread) == ([], ["SpatialPyramidPooling"])
     assert summary.parameters == model.count_params()

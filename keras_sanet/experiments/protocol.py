@@ -85,7 +85,7 @@ def without_folders(protocol):
     return _files.plain({**protocol, **names})
 
 
-def words_of_files(protocol):
+def as_stored(protocol):
     """A protocol as files have it, in which `crop_size` is "crop"."""
     return {"crop" if name == "crop_size" else name: value for name, value in protocol.items()}
 

@@ -20,12 +20,12 @@ from keras_sanet.experiments.protocol import (
     FIGURES,
     PROTOCOL,
     RESULTS,
+    as_stored,
     read_costs,
     read_json,
     read_protocol,
     read_results,
     without_folders,
-    words_of_files,
 )
 from keras_sanet.experiments.rows import EXPERIMENTS, ROWS, list_rows
 from keras_sanet.training import state
@@ -125,7 +125,7 @@ class Results:
 
     def save(self, path):
         """Writes results.json, in which weights are named without their folder."""
-        protocol = words_of_files(without_folders(self.protocol))
+        protocol = as_stored(without_folders(self.protocol))
         found = {"protocol": protocol, "made": self.made, "costs": self.costs, "runs": self.runs}
         text = json.dumps(found, indent=1)
         text = re.sub(r"\[[^][{}]*\]", lambda match: " ".join(match[0].split()), text)
@@ -225,44 +225,39 @@ class Results:
         return [self._best(row) for row in rows] if experiment == "figure3" else rows
 
     def _best(self, row):
-        """Of the trained rows of its kind, as "skip" of "skip_s4", that of most mean IoU, among
-        those of most seeds."""
+        """Of the trained rows of its kind ("skip" of "skip_s4") the one of most seeds, then of most
+        mean IoU."""
         kind, _, tap = row.partition("_")
         alike = [other for other in self.runs if tap and other.startswith(f"{kind}_")]
         ious = {row: self.values(row, "mean_iou") for row in alike}
         return max(alike, key=lambda row: (len(ious[row]), ious[row].mean()), default=row)
 
-    def plot_curves(self, experiment, figure="mean_accuracy"):
-        """Figure 3: a figure over the epochs, mean and interval of the seeds.
+    def plot_curves(self, experiment):
+        """Figure 3: the mean accuracy over the epochs, mean and interval of the seeds.
 
         Returns:
             matplotlib `Axes`.
         """
-        name, factor, _ = FIGURES[figure]
         curves = {}
         for row in self.trained_rows(experiment):
-            values = np.array([figures[figure] for figures in self.runs[row].values()])
-            curves[self.label(row)] = interval(factor * values)
-        return visualization.plot_bands(curves, f"{name} (%)" if factor == 100 else name)
+            values = [figures["mean_accuracy"] for figures in self.runs[row].values()]
+            curves[self.label(row)] = interval(100 * np.array(values))
+        return visualization.plot_bands(curves, "mean accuracy (%)")
 
-    def differences(self, experiment, figure="mean_iou"):
-        """Each row less the first one: dict from its label to mean, low and high."""
-        first = EXPERIMENTS[experiment].rows[0]
-        return {
-            self.label(row): interval(FIGURES[figure][1] * values)
-            for row in self.trained_rows(experiment)
-            if row != first and len(values := self.values(row, figure, first))
-        }
-
-    def plot_differences(self, experiment, figure="mean_iou"):
-        """Each row less the first one, mean and interval of the seeds.
+    def plot_differences(self, experiment):
+        """The mean IoU of each row less the first one's, mean and interval of the seeds.
 
         Returns:
-            matplotlib `Axes`.
+            matplotlib `Axes`; None where no row has a seed in common with the first one.
         """
-        first, (name, factor, _) = EXPERIMENTS[experiment].rows[0], FIGURES[figure]
-        xlabel = f"{name} less {self.label(first)}'s{', points' if factor == 100 else ''}"
-        return visualization.plot_intervals(self.differences(experiment, figure), xlabel)
+        first = EXPERIMENTS[experiment].rows[0]
+        rows = [row for row in self.trained_rows(experiment) if row != first]
+        values = {self.label(row): 100 * self.values(row, "mean_iou", first) for row in rows}
+        differences = {label: interval(found) for label, found in values.items() if len(found)}
+        if not differences:
+            return None
+        xlabel = f"mean IoU less {self.label(first)}'s, points"
+        return visualization.plot_intervals(differences, xlabel)
 
     def write(self, folder, experiment):
         """Writes an experiment's table and plots.
@@ -278,9 +273,9 @@ class Results:
             written.write_text(table, "utf-8")
         with replacing(path.with_stem(f"{experiment}_curves")) as written:
             visualization.save_plot(self.plot_curves(experiment), written)
-        if self.differences(experiment):
+        if axes := self.plot_differences(experiment):
             with replacing(path) as written:
-                visualization.save_plot(self.plot_differences(experiment), written)
+                visualization.save_plot(axes, written)
         else:
             remove(path)
         return table

@@ -32,61 +32,49 @@ def _convolve_maps(filters, join):
     return aggregate
 
 
+_SUM = functools.partial(_convolve_maps, join=layers.Add)
+_CONCATENATION = functools.partial(_convolve_maps, join=layers.Concatenate)
+_UNDILATED = functools.partial(ConvLSTMAggregator, recurrent_dilation_rate=1, name="aggregator")
+
+
+def _average(filters):
+    return layers.Average(name="mean")
+
+
 class Row(NamedTuple):
-    """One network.
+    """One network."""
 
-    Attributes:
-        label: what it is.
-        function: name of its function in `models`.
-        arguments: those of the function.
-        width: factor on the protocol's c'.
-        aggregator: function from c' to the aggregator.
-        stem: entry of the protocol that is its backbone.
-    """
-
-    label: str
-    function: str
-    arguments: dict = {}
-    width: float = 1
-    aggregator: object = None
-    stem: str = "backbone"
+    label: str  # what it is
+    function: str  # name of its function in `models`
+    arguments: dict = {}  # those of the function
+    width: float = 1  # factor on the protocol's c'
+    aggregator: object = None  # function from c' to the aggregator
+    stem: str = "backbone"  # entry of the protocol that is its backbone
 
 
+_SKIPS = {f"skip_{t}": Row(f"skip connection {t}", "FCN", {"skip": t}) for t in _TAPS}
+_AUXILIARIES = {
+    f"auxiliary_{t}": Row(f"auxiliary loss {t}", "FCN", {"auxiliary": t}) for t in _TAPS
+}
+_WITHOUT = {
+    f"without_{t}": Row(f"without {t}", "SANet", {"taps": tuple(u for u in _TAPS if u != t)})
+    for t in _TAPS
+}
 ROWS = {
     "stem": Row("FCN", "FCN", stem="other_backbone"),
     "fcn": Row("FCN", "FCN"),
     "psp": Row("FCN + PSP", "PSPNet", {"bins": (1, 2, 3, 4, 6)}),
     "aggregation": Row("FCN + aggregation", "SANet", {"bins": None}),
     "sanet": Row("FCN + PSP + aggregation (SANet)", "SANet"),
-    **{f"skip_{tap}": Row(f"skip connection {tap}", "FCN", {"skip": tap}) for tap in _TAPS},
-    **{
-        f"auxiliary_{tap}": Row(f"auxiliary loss {tap}", "FCN", {"auxiliary": tap}) for tap in _TAPS
-    },
+    **_SKIPS,
+    **_AUXILIARIES,
     "coarse_to_fine": Row("taps s4 to s0", "SANet", {"taps": _TAPS[::-1]}),
-    "mean": Row(
-        "mean of the adapted maps", "SANet", aggregator=lambda filters: layers.Average(name="mean")
-    ),
-    "sum": Row(
-        "sum, three convolutions", "SANet",
-        aggregator=functools.partial(_convolve_maps, join=layers.Add),
-    ),
-    "concatenate": Row(
-        "concatenation, three convolutions", "SANet",
-        aggregator=functools.partial(_convolve_maps, join=layers.Concatenate),
-    ),
+    "mean": Row("mean of the adapted maps", "SANet", aggregator=_average),
+    "sum": Row("sum, three convolutions", "SANet", aggregator=_SUM),
+    "concatenate": Row("concatenation, three convolutions", "SANet", aggregator=_CONCATENATION),
     "dilation_1": Row("both convolutions undilated", "SANet", {"aggregator_dilation_rate": 1}),
-    "recurrent_1": Row(
-        "recurrence undilated", "SANet",
-        aggregator=functools.partial(
-            ConvLSTMAggregator, recurrent_dilation_rate=1, name="aggregator"
-        ),
-    ),
-    **{
-        f"without_{tap}": Row(
-            f"without {tap}", "SANet", {"taps": tuple(other for other in _TAPS if other != tap)}
-        )
-        for tap in _TAPS
-    },
+    "recurrent_1": Row("recurrence undilated", "SANet", aggregator=_UNDILATED),
+    **_WITHOUT,
     "only_s4": Row("s4 alone", "SANet", {"taps": ("s4",)}),
     "grid_s1": Row("on the grid of s1, 1/4", "SANet", {"grid": "s1"}),
     "normalized": Row("batch norm after each adapter", "SANet", {"normalize_taps": True}),
@@ -117,15 +105,11 @@ class Experiment(NamedTuple):
 EXPERIMENTS = {
     "table1": Experiment(
         "Table I: one skip connection or auxiliary loss, against none and the aggregator",
-        (
-            "fcn", *(f"skip_{tap}" for tap in _TAPS), *(f"auxiliary_{tap}" for tap in _TAPS),
-            "aggregation",
-        ),
+        ("fcn", *_SKIPS, *_AUXILIARIES, "aggregation"),
         _SKIP_NOTE,
     ),
     "table3": Experiment(
-        "Table III: what pyramid and aggregator add",
-        ("fcn", "stem", "psp", "aggregation", "sanet"),
+        "Table III: what pyramid and aggregator add", ("fcn", "stem", "psp", "aggregation", "sanet")
     ),
     "with_psp": Experiment("What the aggregator adds to a pyramid", ("psp", "sanet")),
     "branches": Experiment(
@@ -140,7 +124,7 @@ EXPERIMENTS = {
         "Figure 3: mean accuracy over the epochs, best skip connection and auxiliary loss",
         ("fcn", "skip_s4", "auxiliary_s2", "aggregation"),
         "Skip connection and auxiliary loss are, of those with most seeds, the ones of most mean "
-        f"IoU: where several are trained, that choice favours them. {_SKIP_NOTE}",
+        f"IoU: where several are trained, that choice favors them. {_SKIP_NOTE}",
     ),
     "order": Experiment(
         "Fine to coarse (the paper's) or coarse to fine", ("sanet", "coarse_to_fine")
@@ -154,16 +138,13 @@ EXPERIMENTS = {
     "dilation": Experiment(
         "Dilation 2 (the paper's) or 1", ("sanet", "dilation_1", "recurrent_1")
     ),
-    "taps": Experiment(
-        "Which taps matter", ("sanet", *(f"without_{tap}" for tap in _TAPS), "only_s4")
-    ),
+    "taps": Experiment("Which taps matter", ("sanet", *_WITHOUT, "only_s4")),
     "grid": Experiment(
-        "Aggregated at 1/8 (the paper's) or 1/4",
-        ("sanet", "grid_s1"),
+        "Aggregated at 1/8 (the paper's) or 1/4", ("sanet", "grid_s1"),
         "At 1/4 a 3x3 reaches half as far.",
     ),
     "width": Experiment(
-        "Channels c' of the aggregator", ("sanet", *(f"width_x{f}" for f in (0.5, 2, 4)))
+        "Channels c' of the aggregator", ("sanet", "width_x0.5", "width_x2", "width_x4")
     ),
     "adapters": Experiment(
         "Adapters without batch norm (the paper's) or with", ("sanet", "normalized")

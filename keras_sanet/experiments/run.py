@@ -20,11 +20,11 @@ from keras_sanet.experiments.protocol import (
     COSTS,
     PROTOCOL,
     RESULTS,
+    as_stored,
     protocol,
     read_costs,
     read_protocol,
     without_folders,
-    words_of_files,
 )
 from keras_sanet.experiments.results import Results, read_figures
 from keras_sanet.experiments.rows import EXPERIMENTS, build
@@ -81,7 +81,7 @@ def begin(folder, dataset, **changes):
         )
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / PROTOCOL) as path:
-        path.write_text(json.dumps(words_of_files(found), indent=2) + "\n", "utf-8")
+        path.write_text(json.dumps(as_stored(found), indent=2) + "\n", "utf-8")
     return found
 
 
@@ -125,7 +125,7 @@ def train(dataset, row, seed, protocol, folder, *, verbose=0):
                 build(row, dataset.num_classes, protocol), data, val, folder=folder, epochs=epochs,
                 learning_rate=protocol["learning_rate"],
                 head_learning_rate_multiple=protocol["head_learning_rate_multiple"],
-                arguments={"row": row, "seed": seed, **words_of_files(protocol)}, verbose=verbose,
+                arguments={"row": row, "seed": seed, **as_stored(protocol)}, verbose=verbose,
             )  # fmt: skip
         for name in ("cross_entropy.keras", "cross_entropy_state.keras", "tensorboard"):
             remove(folder / name)

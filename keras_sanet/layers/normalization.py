@@ -50,8 +50,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if single is False:
             return self._normalize(inputs, True, mask)
         outputs = self._normalize(inputs, False, mask)  # before the statistics move
-        of_batch = self._normalize(inputs, True, mask)
-        return outputs if single is True else ops.where(single, outputs, of_batch)
+        batch_outputs = self._normalize(inputs, True, mask)
+        return outputs if single is True else ops.where(single, outputs, batch_outputs)
 
     def _normalize(self, inputs, batch_statistics, mask):
         """By the statistics of the batch, which the moving ones follow, or by the moving ones."""
