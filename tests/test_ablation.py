@@ -231,6 +231,12 @@ def test_a_folder_without_runs_takes_a_new_protocol(drawn, tmp_path):
     assert experiments.begin(tmp_path, drawn, **{**TINY, "epochs": 5})["epochs"] == 5
 
 
+def test_a_folder_keeps_its_protocol_in_the_words_of_0_1_0(drawn, tmp_path):
+    experiments.begin(tmp_path, drawn, **TINY)
+    kept = json.loads((tmp_path / "protocol.json").read_text("utf-8"))
+    assert kept["crop"] == [32, 48] and "crop_size" not in kept
+
+
 # Statistics
 
 

@@ -281,6 +281,12 @@ def test_integers_of_numpy_are_integers():
     assert model.to_json() == sanet(dropout=0.5).to_json()
 
 
+@pytest.mark.parametrize("build", [SANet, PSPNet, FCN])
+def test_all_but_classes_and_backbone_are_keywords(build):
+    with pytest.raises(TypeError, match="2 positional arguments"):
+        build(CLASSES, "resnet_tiny", None)
+
+
 @pytest.mark.parametrize("argument", ["skip", "auxiliary"])
 def test_fcn_names_an_unknown_tap(argument):
     with pytest.raises(ValueError, match="Unknown tap 's9'. The backbone has: s0"):

@@ -43,6 +43,7 @@ FIGURES = {  # of the validation split: title, factor, digits
 
 RESULTS, PROTOCOL, COSTS = "results.json", "protocol.json", "costs.json"  # files of a folder
 
+_OPTIONAL = ("weights", "other_backbone", "other_weights")
 _INTEGERS = ("aggregator_filters", "head_filters", "batch_size", "val_batch_size", "epochs")
 
 
@@ -117,7 +118,7 @@ _TEXT_OR_NULL = ("text, or null", lambda value: value is None or is_text(value))
 
 _PROTOCOL = {
     **dict.fromkeys(("dataset", "val_split", "backbone", "backend"), _TEXT),
-    **dict.fromkeys(("weights", "other_backbone", "other_weights"), _TEXT_OR_NULL),
+    **dict.fromkeys(_OPTIONAL, _TEXT_OR_NULL),
     **dict.fromkeys(_INTEGERS, ("an integer of 1 or more", lambda value: is_int(value, 1))),
     **dict.fromkeys(("image_scale", "learning_rate", "head_learning_rate_multiple"), _POSITIVE),
     "crop": ("two integers of 1 or more", lambda value: _is_pair(value, is_int, 1)),
@@ -164,8 +165,7 @@ def _check(path, found, schema, what=""):
 
 def _check_protocol(path, found):
     _check(path, found, _PROTOCOL, " protocol:")
-    nothing = dict.fromkeys(("weights", "other_backbone", "other_weights"))
-    found = {**nothing, **found}
+    found = found | {name: found.get(name) for name in _OPTIONAL}
     return {"crop_size" if name == "crop" else name: value for name, value in found.items()}
 
 

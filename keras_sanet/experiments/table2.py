@@ -9,9 +9,16 @@ from keras_sanet import backbones, measurement, models
 from keras_sanet._tables import html_lines, html_table
 from keras_sanet.summary import Summary
 
-_COLUMNS = (
-    "method", "stem", "size", "M parameters", "GMAC", "ratio", "paper's", "seconds", "GB", "ratio",
-    "paper's",
+_COLUMNS = {  # of figures: title, unit, digits
+    "parameters": ("M parameters", 1e6, 1), "gmac": ("GMAC", 1, 1), "gmac_ratio": ("ratio", 1, 2),
+    "paper_flops_ratio": ("paper's", 1, 2), "seconds": ("seconds", 1, 2), "memory": ("GB", 1e9, 2),
+    "memory_ratio": ("ratio", 1, 2), "paper_memory_ratio": ("paper's", 1, 2),
+}  # fmt: skip
+_TITLES = ["method", "stem", "size", *(title for title, _, _ in _COLUMNS.values())]
+_FIGURES = (
+    "method", "stem", "size", "parameters", "gmac", "gmac_ratio", "seconds", "memory",
+    "memory_ratio", "memory_kind", "paper_stem", "paper_flops", "paper_flops_ratio", "paper_memory",
+    "paper_memory_ratio", "reason",
 )  # fmt: skip
 _CLASSES = 40  # NYU Depth v2's; the paper does not say, and a class costs 0.001 % of SANet
 _REFERENCE = "PSPNet-50"
@@ -77,10 +84,9 @@ class TableII:
         verbose: whether a progress bar is shown.
 
     Attributes:
-        rows: list of dicts, for JSON: method, stem, size (pixels a side), parameters, gmac,
-            gmac_ratio, seconds, memory (bytes), memory_ratio, memory_kind ("resident", "gpu"),
-            paper_stem, paper_flops, paper_flops_ratio, paper_memory (G), paper_memory_ratio,
-            reason. What was not found is None; `reason` says why a model is left out.
+        rows: list of dicts by `_FIGURES`, for JSON: `size` in pixels a side, `memory` in bytes and
+            the paper's in G, `memory_kind` "resident" or "gpu", `reason` why a model is left out.
+            What was not found is None.
         summaries: dict from a method to its `Summary`.
         backend: name of Keras's.
 
@@ -103,19 +109,9 @@ class TableII:
         for method, paper_stem, stem, size, flops, memory, builder in track(
             chosen, "Measuring", disable=not verbose
         ):
-            row = {
-                "method": method,
-                "stem": stem,
-                "size": size,
-                **dict.fromkeys(("parameters", "gmac", "gmac_ratio", "seconds")),
-                **dict.fromkeys(("memory", "memory_ratio", "memory_kind")),
-                "paper_stem": paper_stem,
-                "paper_flops": flops * 1e8,
-                "paper_flops_ratio": None,
-                "paper_memory": memory,
-                "paper_memory_ratio": None,
-                "reason": None if builder else "no model of it is here",
-            }
+            row = {**dict.fromkeys(_FIGURES), "method": method, "stem": stem, "size": size}
+            row |= {"paper_stem": paper_stem, "paper_flops": flops * 1e8, "paper_memory": memory}
+            row["reason"] = None if builder else "no model of it is here"
             self.rows.append(row)
             if builder is None:
                 continue
@@ -140,28 +136,23 @@ class TableII:
         return {"table": "II", "backend": self.backend, "rows": self.rows}
 
     def __str__(self):
-        lines = [f"| {' | '.join(cells)} |" for cells in (_COLUMNS, *self._cells())]
-        lines.insert(1, f"|{'---|' * len(_COLUMNS)}")
+        lines = [f"| {' | '.join(cells)} |" for cells in (_TITLES, *self._cells())]
+        lines.insert(1, f"|{'---|' * len(_TITLES)}")
         return "\n".join([*lines, "", *self._notes()])
 
     def __repr__(self):
         return f"<TableII: {', '.join(row['method'] for row in self.rows)} on {self.backend}>"
 
     def _repr_html_(self):
-        return html_table(_COLUMNS, self._cells(), left=2) + html_lines(self._notes())
+        return html_table(_TITLES, self._cells(), left=2) + html_lines(self._notes())
 
     def _cells(self):
-        """A list of texts a row, by `_COLUMNS`."""
-        formats = {
-            "parameters": (1e6, 1), "gmac": (1, 1), "gmac_ratio": (1, 2),
-            "paper_flops_ratio": (1, 2), "seconds": (1, 2), "memory": (1e9, 2),
-            "memory_ratio": (1, 2), "paper_memory_ratio": (1, 2),
-        }  # fmt: skip
+        """A list of texts a row, by `_TITLES`."""
         return [
             [row["method"], row["stem"] or row["paper_stem"], str(row["size"])]
             + [
                 "" if row[name] is None else f"{row[name] / unit:.{digits}f}"
-                for name, (unit, digits) in formats.items()
+                for name, (_, unit, digits) in _COLUMNS.items()
             ]
             for row in self.rows
         ]
