@@ -8,7 +8,8 @@ import numpy as np
 def integer(name, value, least=1, most=None):
     """An argument as Python's integer.
 
-    Raises: ValueError that names the argument where it is no integer, or out of its range.
+    Raises:
+        ValueError: it is no integer, or out of its range; names the argument.
     """
     number = as_integer(value)
     if number is None or number < least or (most is not None and number > most):
@@ -21,25 +22,33 @@ def integer(name, value, least=1, most=None):
 def integers(name, values):
     """A list of positive integers as a tuple.
 
-    Raises: ValueError that names the argument.
+    Raises:
+        ValueError: it is none; names the argument.
     """
-    numbers = [as_integer(n) for n in values] if np.iterable(values) else [None]
-    if not all(n is not None and n > 0 for n in numbers):
+    numbers = _positive_integers(values)
+    if numbers is None:
         raise ValueError(f"`{name}` must be positive integers. Received: {name}={values!r}.")
-    return tuple(numbers)
+    return numbers
 
 
 def sides(name, size):
     """(height, width), of which one number may stand for both.
 
-    Raises: ValueError that names the argument.
+    Raises:
+        ValueError: it is none; names the argument.
     """
-    pair = list(size) if np.iterable(size) else [size, size]
-    if len(pair) != 2 or not all(as_integer(n) is not None and as_integer(n) > 0 for n in pair):
+    pair = _positive_integers(size if np.iterable(size) else [size, size])
+    if pair is None or len(pair) != 2:
         raise ValueError(
             f"`{name}` must be one or two positive integers. Received: {name}={size!r}."
         )
-    return tuple(map(as_integer, pair))
+    return pair
+
+
+def _positive_integers(values):
+    """A tuple, or None."""
+    numbers = tuple(map(as_integer, values)) if np.iterable(values) else (None,)
+    return None if any(n is None or n < 1 for n in numbers) else numbers
 
 
 def as_integer(value):

@@ -36,34 +36,27 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_sanet._arguments import integer, integers
+from keras_sanet._arguments import integer, sides
 from keras_sanet._backend import argmax
-from keras_sanet._files import full_disk_told
+from keras_sanet._files import replacing
 from keras_sanet._labels import scores
 from keras_sanet.datasets.files import VOID, read_image
 from keras_sanet.inference import gives_probabilities
 from keras_sanet.layers.convolution import native_form
 from keras_sanet.layers.resizing import resize
 
-_SUFFIXES = {"tf_saved_model": "", "onnx": ".onnx", "openvino": ".xml", "litert": ".tflite"}
-# The packages that a format needs, by the backends that can write it.
-_NEEDS = {
-    "tf_saved_model": {"tensorflow": (), "jax": ("tensorflow",)},
-    "onnx": {"tensorflow": ("onnx", "tf2onnx"), "torch": ("onnx", "onnxscript", "onnxruntime")},
-    "openvino": {
-        "tensorflow": ("openvino",),
-        "torch": ("onnx", "onnxscript", "onnxruntime", "openvino"),
-    },
-    "litert": {"tensorflow": ()},
-}
-FORMATS = tuple(_NEEDS)
 PRECISIONS = ("float32", "float16", "int8")
-_PRECISIONS = {
-    "tf_saved_model": PRECISIONS[:1],
-    "onnx": PRECISIONS[:1],
-    "openvino": PRECISIONS,
-    "litert": PRECISIONS,
-}
+_FLOAT, _ONNX = PRECISIONS[:1], ("onnx", "onnxscript", "onnxruntime")
+# Suffix, packages that a format needs by the backends that can write it, precisions.
+_FORMATS = {
+    "tf_saved_model": ("", {"tensorflow": (), "jax": ("tensorflow",)}, _FLOAT),
+    "onnx": (".onnx", {"tensorflow": ("onnx", "tf2onnx"), "torch": _ONNX}, _FLOAT),
+    "openvino": (
+        ".xml", {"tensorflow": ("openvino",), "torch": (*_ONNX, "openvino")}, PRECISIONS,
+    ),
+    "litert": (".tflite", {"tensorflow": ()}, PRECISIONS),
+}  # fmt: skip
+FORMATS = tuple(_FORMATS)
 _CALIBRATED = 100  # images at most
 
 
@@ -71,6 +64,7 @@ def export(
     model,
     path,
     format,
+    *,
     image_size=None,
     batch_size=1,
     preprocessing=False,
@@ -82,19 +76,19 @@ def export(
 
     The file has one input, "image", (batch, height, width, channels), 0..255, and one output:
     "logits", float32 (batch, height, width, classes), or "mask". Where the model knows its class
-    names and colours, so does the file: ONNX's metadata properties and OpenVINO's runtime
+    names and colors, so does the file: ONNX's metadata properties and OpenVINO's runtime
     information `keras_sanet` hold `class_names` and `palette` in JSON, a `.tflite` file (to be read
     as a zip archive) and the folder `assets.extra` of a SavedModel hold them as `classes.json`.
 
-    What was at `path` is replaced when the new one is whole, a file in one step. A SavedModel and
-    OpenVINO's two files are moved: killed just then, the old ones are in a hidden folder beside.
+    What was at `path` is replaced when the new one is whole; see `_files.replacing`.
 
     Args:
         model: images to logits, or to a dict with "logits". One of mixed precision is exported in
             float32.
-        path: of the file: `.onnx`, `.tflite`, or `.xml` (its `.bin` beside); or of the folder.
+        path: path of the file: `.onnx`, `.tflite`, or `.xml` (its `.bin` beside); or of the folder.
         format: "tf_saved_model", "onnx", "openvino" or "litert".
-        image_size: (height, width) in pixels, that the network computes at. None: any.
+        image_size: (height, width) or one number for both, in pixels, that the network computes
+            at. None: any.
         batch_size: images computed at once. None: any (but on PyTorch).
         preprocessing: whether the file takes uint8 images of any size, resized to `image_size` if
             there is one (bilinear, no antialiasing). Else it takes float32 ones of `image_size`.
@@ -108,12 +102,14 @@ def export(
             width, channels) of 0..255: their values set the scales. At most 100 are taken.
             LiteRT's needs an `image_size` too.
 
-    Returns: the path.
+    Returns:
+        The path.
 
-    Raises: ValueError where the backend can't write the format or trace the model for any size, or
-        an argument is not as above;
-        ImportError that names the package to install; FileExistsError where
-        `path` is a folder of something else.
+    Raises:
+        ValueError: the backend can't write the format, or trace the model for any size; an
+            argument is not as above.
+        ImportError: names the package to install.
+        FileExistsError: `path` is a folder of something else.
 
     Example:
         export(model, "model.onnx", "onnx", image_size=(473, 473), preprocessing=True,
@@ -145,22 +141,20 @@ def export(
         )
     size = (None, None) if preprocessing or image_size is None else image_size
     shape = (batch_size, *size, model.input_shape[-1])
-    classes = {
-        name: value
-        for name in ("class_names", "palette")
-        if (value := getattr(model.layers[-1], name, None)) is not None
-    }
+    classes = {name: getattr(model.layers[-1], name, None) for name in ("class_names", "palette")}
+    classes = {name: value for name, value in classes.items() if value is not None}
     samples = None
     if precision == "int8":
-        samples = _calibration(calibration_images, shape, preprocessing)
-    job = _Job(
-        _deployed(model, shape, image_size, preprocessing, postprocessing),
-        shape,
-        classes,
-        precision,
-        samples,
-    )
-    with _replacing(path) as new, native_form(), warnings.catch_warnings():
+        samples = _read_samples(calibration_images, shape, preprocessing)
+    deployed = _deploy(model, shape, image_size, preprocessing, postprocessing)
+    job = _Job(deployed, shape, classes, precision, samples)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        new = stack.enter_context(replacing(path))
+        if format == "openvino":  # writes beside what it is given
+            stack.enter_context(replacing(Path(os.path.realpath(path)).with_suffix(".bin")))
+        stack.enter_context(native_form())
+        stack.enter_context(warnings.catch_warnings())
         if keras.backend.backend() == "torch":  # its tracer warns of every size that it follows
             warnings.simplefilter("ignore")
         # Keras's repair of tf2onnx asks NumPy for a name that is gone.
@@ -170,50 +164,46 @@ def export(
 
 
 class _Job(NamedTuple):
-    """What a writer needs: the model with all that is to be inside, the shape of its input, class
-    names and palette, precision, inputs to calibrate with."""
+    """What a writer needs."""
 
-    model: keras.Model
-    shape: tuple
-    classes: dict
+    model: keras.Model  # with all that is to be inside
+    shape: tuple  # of its input
+    classes: dict  # class names and palette
     precision: str
-    samples: list | None
+    samples: list | None  # inputs to calibrate with
 
 
 def _check(path, format, precision):
     backend = keras.backend.backend()
-    if format not in _NEEDS:
+    if format not in _FORMATS:
         raise ValueError(f"Unknown format {format!r}. Known: {', '.join(FORMATS)}.")
-    if backend not in _NEEDS[format]:
-        others = " or ".join(_NEEDS[format])
+    suffix, needs, precisions = _FORMATS[format]
+    if backend not in needs:
         raise ValueError(
             f"The format {format!r} can't be written under Keras's backend {backend}. Save the "
-            f"model as .keras, and load and export it with KERAS_BACKEND={others}."
+            f"model as .keras, and load and export it with KERAS_BACKEND={' or '.join(needs)}."
         )
-    if precision not in _PRECISIONS[format]:
+    if precision not in precisions:
         raise ValueError(
-            f"The format {format!r} has the precisions {', '.join(_PRECISIONS[format])}. "
+            f"The format {format!r} has the precisions {', '.join(precisions)}. "
             f"Received: precision={precision!r}."
         )
-    needs = _NEEDS[format][backend]
-    if (format, precision) == ("openvino", "int8"):
-        needs = (*needs, "nncf")
-    missing = [name for name in needs if not importlib.util.find_spec(name)]
+    packages = (*needs[backend], *["nncf"] * ((format, precision) == ("openvino", "int8")))
+    missing = [name for name in packages if not importlib.util.find_spec(name)]
     if missing:
         raise ImportError(
             f"The format {format!r} needs {', '.join(missing)} for {precision} under {backend}: "
             "pip install 'keras-sanet[export]'."
         )
-    if path.suffix != _SUFFIXES[format] and _SUFFIXES[format]:
+    if suffix and path.suffix != suffix:
         raise ValueError(
-            f"`path` must end in {_SUFFIXES[format]} for the format {format!r}. Received: {path}."
+            f"`path` must end in {suffix} for the format {format!r}. Received: {path}."
         )
-    if format == "tf_saved_model":
-        is_model = path.is_dir() and (not any(path.iterdir()) or (path / "saved_model.pb").exists())
-        if path.exists() and not is_model:
-            raise FileExistsError(f"{path} exists and is no SavedModel. Give another path.")
-    elif path.is_dir():
+    if suffix and path.is_dir():
         raise FileExistsError(f"{path} is a folder. Give another path.")
+    is_model = path.is_dir() and (not any(path.iterdir()) or (path / "saved_model.pb").exists())
+    if not suffix and path.exists() and not is_model:
+        raise FileExistsError(f"{path} exists and is no SavedModel. Give another path.")
 
 
 def _in_float32(model):
@@ -231,20 +221,16 @@ def _image_size(model, image_size):
     fixed = model.input_shape[1:3]
     if image_size is None:
         return None if None in fixed else tuple(fixed)
-    sizes = integers("image_size", image_size)
-    if len(sizes) != 2:
-        raise ValueError(
-            f"`image_size` must be (height, width) in pixels, or None. Received: {image_size!r}."
-        )
-    if any(a not in (None, b) for a, b in zip(fixed, sizes)):
+    size = sides("image_size", image_size)
+    if any(a not in (None, b) for a, b in zip(fixed, size)):
         raise ValueError(
             f"The model takes images of {fixed[0]} x {fixed[1]} pixels (height x width) alone. "
             f"Received: image_size={image_size}."
         )
-    return sizes
+    return size
 
 
-def _deployed(model, shape, image_size, preprocessing, postprocessing):
+def _deploy(model, shape, image_size, preprocessing, postprocessing):
     """The model with what comes before and after it, "image" to {"logits"} or {"mask"}."""
     dtype = "uint8" if preprocessing else "float32"
     image = keras.Input(shape[1:], shape[0], dtype, name="image")
@@ -253,11 +239,7 @@ def _deployed(model, shape, image_size, preprocessing, postprocessing):
 
 
 class _Deployed(keras.layers.Layer):
-    """What an exported file computes. It is never saved by itself, so it isn't registered.
-
-    Call arguments: images, (batch, height, width, channels), uint8 or float32.
-    Returns: logits or a mask, see `export`.
-    """
+    """What an exported file computes of images; see `export`. It isn't saved by itself."""
 
     def __init__(self, model, image_size, postprocessing, **kwargs):
         super().__init__(**kwargs)
@@ -297,7 +279,7 @@ class _Deployed(keras.layers.Layer):
         return keras.KerasTensor((images.shape[0], *size, self.model.output_shape[-1]))
 
 
-def _calibration(images, shape, preprocessing):
+def _read_samples(images, shape, preprocessing):
     """Inputs of the exported model, arrays of one batch each."""
     batch, *size, channels = shape
     dtype = "uint8" if preprocessing else "float32"
@@ -316,35 +298,6 @@ def _calibration(images, shape, preprocessing):
     if not samples:
         raise ValueError("`calibration_images` must hold an image at least. Received: none.")
     return samples
-
-
-@contextlib.contextmanager
-def _replacing(path):
-    """Gives a path of the same name, in a hidden folder beside, that is moved to `path` with all
-    that was written beside it once the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        full_disk_told(path),
-        tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.parent) as folder,
-    ):
-        new, old = Path(folder, "new"), Path(folder, "old")
-        new.mkdir()
-        old.mkdir()
-        yield new / path.name
-        written = sorted(new.iterdir())
-        if len(written) == 1 and written[0].is_file():
-            os.replace(written[0], path)
-            return
-        try:
-            for item in written:
-                if (path.parent / item.name).exists():
-                    os.replace(path.parent / item.name, old / item.name)
-            for item in written:
-                os.replace(item, path.parent / item.name)
-        except BaseException:
-            for item in old.iterdir():
-                os.replace(item, path.parent / item.name)
-            raise
 
 
 def _write_saved_model(job, path):
@@ -387,12 +340,7 @@ def _trace(job, path):
     names = ("batch", "height", "width", "channels")
     free = {axis: names[axis] for axis, size in enumerate(job.shape) if size is None}
     torch.onnx.export(
-        job.model,
-        (image,),
-        path,
-        input_names=["image"],
-        dynamic_axes={"image": free},
-        dynamo=False,
+        job.model, (image,), path, input_names=["image"], dynamic_axes={"image": free}, dynamo=False
     )
 
 
@@ -475,9 +423,6 @@ def _write_litert(job, path):
             archive.writestr("classes.json", json.dumps(job.classes))
 
 
-_WRITERS = {
-    "tf_saved_model": _write_saved_model,
-    "onnx": _write_onnx,
-    "openvino": _write_openvino,
-    "litert": _write_litert,
-}
+_WRITERS = dict(
+    zip(FORMATS, (_write_saved_model, _write_onnx, _write_openvino, _write_litert), strict=True)
+)

@@ -1,4 +1,4 @@
-"""How long a model takes on this machine, which of its parts, and how much memory."""
+"""How long a model's prediction takes on this machine, and how much memory."""
 
 import contextlib
 import dataclasses
@@ -20,12 +20,12 @@ from keras_sanet._arguments import integer, sides
 
 @dataclasses.dataclass
 class Measurement:
-    """What one prediction takes; see `measure`.
+    """What one prediction takes.
 
     Attributes:
-        seconds: of the median of the timed predictions.
+        seconds: median of the timed predictions.
         memory: bytes, or None where the system does not tell.
-        kind: what they are, "resident" or "gpu".
+        kind: of the memory, "resident" or "gpu".
     """
 
     seconds: float
@@ -33,48 +33,51 @@ class Measurement:
     kind: str
 
 
-def measure(build, size=473, batch_size=1, rounds=5):
-    """Seconds of a prediction, and the most memory that building the model and predicting take.
+def measure(build, image_size=473, *, batch_size=1, rounds=5):
+    """Measures a prediction in a fresh process of the same backend and dtype policy.
 
-    In a fresh process of the same backend and dtype policy, where no other model was before. On a
-    CPU the memory is what the process holds at its peak (code that is loaded, compilers and copies
-    of weights included) less what it held before the model was built. On Linux it is exact; on
-    macOS its peak before stands for the latter, and Windows does not tell. On a GPU it is what the
-    backend's own allocator counts, weights included.
+    On a CPU the memory is what the process holds at its peak (code that is loaded, compilers and
+    copies of weights included) less what it held before the model was built. On Linux it is exact;
+    on macOS the peak before stands for the latter, and Windows does not tell. On a GPU it is what
+    the backend's own allocator counts, weights included.
 
     Args:
         build: a function without arguments that returns a model of images (batch, height, width,
-            channels); one of a module, or a `functools.partial` of it, for it goes to the process
-            by its name: `functools.partial(keras_sanet.PSPNet, 40)`.
-        size: (height, width) of the images or one number for both, in pixels.
-        batch_size: images. rounds: timed predictions, after two that compile and warm up.
+            channels). It goes to the process by its name, so it must be one of a module, or a
+            `functools.partial` of one: `functools.partial(keras_sanet.PSPNet, 40)`.
+        image_size: (height, width) of the images or one number for both, in pixels.
+        batch_size: number of images.
+        rounds: number of timed predictions, after two that compile and warm up.
 
-    Returns: a `Measurement`.
+    Returns:
+        A `Measurement`.
 
-    Raises: ValueError where a number is not positive or the function can't go by its name;
-        MemoryError where the system ended the process; ChildProcessError, with its last words,
-        where it failed otherwise.
+    Raises:
+        ValueError: a number is not positive, or the function can't go by its name.
+        MemoryError: the system ended the process.
+        ChildProcessError: it failed otherwise; with its last words.
     """
-    size, batch_size = sides("size", size), integer("batch_size", batch_size)
+    image_size, batch_size = sides("image_size", image_size), integer("batch_size", batch_size)
     rounds = integer("rounds", rounds)
     policy = keras.config.dtype_policy().name
     try:
-        task = pickle.dumps((policy, build, (batch_size, *size), rounds))
+        task = pickle.dumps((policy, build, (batch_size, *image_size), rounds))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ValueError(
             "`build` must be a function of a module, or a functools.partial of one. Received: "
             f"{build!r} ({error})."
         ) from None
-    backend = {"KERAS_BACKEND": keras.backend.backend()}
-    # As much of a GPU as is needed: this process may hold a part of it, and the peak is asked for.
-    backend |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
-    path = {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    ran = subprocess.run(
-        [sys.executable, "-c", "from keras_sanet import measurement; measurement._measure()"],
-        input=task,
-        capture_output=True,
-        env={**os.environ, **backend, **path},
-    )
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": keras.backend.backend(),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        # Of a GPU no more than is needed: this process may hold a part of it.
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "TF_FORCE_GPU_ALLOW_GROWTH": "true",
+    }
+    code = "from keras_sanet import measurement; measurement._measure()"
+    command = [sys.executable, "-c", code]
+    ran = subprocess.run(command, input=task, capture_output=True, env=environment)
     if ran.returncode == -9:
         raise MemoryError(
             f"The system ended the process that measured {build!r}: too little memory, as it seems."
@@ -87,15 +90,15 @@ def measure(build, size=473, batch_size=1, rounds=5):
 
 def _measure():
     """What the process of `measure` does."""
-    policy, build, (batch_size, *size), rounds = pickle.load(sys.stdin.buffer)
+    policy, build, shape, rounds = pickle.load(sys.stdin.buffer)
     keras.config.set_dtype_policy(policy)
     ops.convert_to_numpy(ops.zeros(()))  # starts the backend
     before, _ = _resident()
     with contextlib.redirect_stdout(io.StringIO()):
         model = build()
-        channels = model.input_shape[-1] or 3
-        image = np.random.default_rng(0).integers(0, 256, (batch_size, *size, channels))
-        image, seconds = image.astype("float32"), []
+        shape = (*shape, model.input_shape[-1] or 3)
+        image = np.random.default_rng(0).integers(0, 256, shape).astype("float32")
+        seconds = []
         for _ in range(2 + rounds):
             start = time.perf_counter()
             model.predict_on_batch(image)
@@ -104,8 +107,8 @@ def _measure():
     if memory is None:
         peak, kind = _resident()[1], "resident"
         memory = None if peak is None else peak - before
-    found = {"seconds": float(np.median(seconds[2:])), "memory": memory, "kind": kind}
-    print(json.dumps(found))
+    found = Measurement(float(np.median(seconds[2:])), memory, kind)
+    print(json.dumps(dataclasses.asdict(found)))
 
 
 def _resident():

@@ -25,22 +25,23 @@ from keras_sanet.layers.output import check_classes
 def SANet(
     num_classes,
     backbone="resnext50",
+    *,
     backbone_weights=None,
     input_shape=(None, None, 3),
+    taps=None,
+    grid=None,
+    normalize_taps=False,
     aggregator_filters=256,
     aggregator_dilation_rate=2,
-    taps=None,
+    aggregator=None,
     fusion="concatenate",
     bins=(1, 2, 3, 4, 6),
     pyramid_filters=512,
+    normalize_branches=True,
     dropout=0.1,
     class_names=None,
     palette=None,
     name="sanet",
-    normalize_taps=False,
-    grid=None,
-    aggregator=None,
-    normalize_branches=True,
 ):
     """Spatial-semantic Aggregation Network.
 
@@ -54,30 +55,33 @@ def SANet(
         backbone_weights: "imagenet" (for a name; downloaded once), the path of a torchvision or
             timm checkpoint, or None for random weights; see `backbones.build`.
         input_shape: (height, width, channels); None for any size. A backbone's own holds.
-        aggregator_filters: channels c' of the adapted maps and of the aggregator.
-        aggregator_dilation_rate: dilation of both its convolutions, in cells.
         taps: names of the maps that are aggregated, in the order they are read; None for all that
             the backbone has ("s0", "s1", "s2", "s3", "s4"), fine to coarse.
+        grid: the tap on whose grid all maps are aggregated and parsed; None for the last one's, as
+            in the paper. "s1" is 1/4 of the image, and makes all but the backbone cost four times
+            as much: of ResNeXt-50 the whole three times.
+        normalize_taps: whether a batch norm follows each adapter (the paper has none).
+        aggregator_filters: channels c' of the adapted maps and of the aggregator.
+        aggregator_dilation_rate: dilation of both its convolutions, in cells.
+        aggregator: a layer, or any function of Keras tensors, from the list of adapted maps to one
+            map, in place of `ConvLSTMAggregator(aggregator_filters, aggregator_dilation_rate)`.
         fusion: how the aggregated map y joins the last tap: "concatenate", "add" (y is first taken
             to the tap's channels by a 1x1), or "aggregated" (y alone).
         bins: cells a side of the pooled grids; None for no pyramid (Figure 3).
         pyramid_filters: channels of each pyramid branch and of the fusing 3x3.
-        dropout: rate before the classifier.
-        class_names, palette: kept in the model by its layer "logits".
-        name: of the model.
-        normalize_taps: whether a batch norm follows each adapter (the paper has none).
-        grid: the tap on whose grid all maps are aggregated and parsed; None for the last one's, as
-            in the paper. "s1" is 1/4 of the image, and makes all but the backbone cost four times
-            as much: of ResNeXt-50 the whole three times.
-        aggregator: a layer, or any function of Keras tensors, from the list of adapted maps to one
-            map, in place of `ConvLSTMAggregator(aggregator_filters, aggregator_dilation_rate)`.
         normalize_branches: whether a batch norm follows the 1x1 of each pyramid branch, as in
             PSPNet, or a bias.
+        dropout: rate before the classifier.
+        class_names: list of names by class id, kept in the model by its layer "logits".
+        palette: list of (red, green, blue) by class id, kept there too.
+        name: name of the model.
 
-    Returns: `keras.Model`, images to logits. Layers to ask for by `get_layer`: "backbone",
+    Returns:
+        `keras.Model`, images to logits. Layers to ask for by `get_layer`: "backbone",
         "adapter_s0" .., "aggregator", "pyramid_pooling", "classifier", "logits".
 
-    Raises: ValueError that names the argument, the rule and the value.
+    Raises:
+        ValueError: an argument is wrong; it names the argument, the rule and the value.
 
     Reference: Fig. 2, sections III and IV-B.
     """
@@ -87,9 +91,8 @@ def SANet(
         )
     if taps is not None and (isinstance(taps, str) or len(taps) == 0):
         raise ValueError(f"`taps` must be a list of names, one at least. Received: taps={taps!r}.")
-    taps = None if taps is None else tuple(taps)
-    asked = (*(taps or ()), grid)
-    num_classes = _check(num_classes, backbone, asked, dropout, class_names, palette)
+    named = (*(() if taps is None else taps), grid)
+    num_classes = _check(num_classes, backbone, named, dropout, class_names, palette)
     pyramid_filters, bins = _check_pyramid(pyramid_filters, bins)
     if aggregator_filters is not None or aggregator is None:
         aggregator_filters = integer("aggregator_filters", aggregator_filters)
@@ -103,12 +106,12 @@ def SANet(
             f"Received: aggregator={aggregator!r}."
         )
     image, features, last = _features(backbone, backbone_weights, input_shape)
-    target = _tap(features, grid or list(features)[-1])
+    target = last if grid is None else _tap(features, grid)
     maps = [
-        FeatureAdapter(aggregator_filters, normalize_taps, name=f"adapter_{tap}")(
+        FeatureAdapter(aggregator_filters, normalize=normalize_taps, name=f"adapter_{tap}")(
             _tap(features, tap), target=target
         )
-        for tap in taps or features
+        for tap in (features if taps is None else taps)
     ]  # Eq. 1
     backbones.check_channels_last(aggregator)
     y = aggregator(maps)  # Eqs 2-8
@@ -130,20 +133,25 @@ def SANet(
 def PSPNet(
     num_classes,
     backbone="resnet50",
+    *,
     backbone_weights=None,
     input_shape=(None, None, 3),
     bins=(1, 2, 3, 6),
     pyramid_filters=512,
+    normalize_branches=True,
     dropout=0.1,
     class_names=None,
     palette=None,
     name="pspnet",
-    normalize_branches=True,
 ):
     """Pyramid scene parsing network (Zhao et al., 2017): SANet without the aggregation.
 
-    Args: as for `SANet`; four bins, as in its paper (Table III's control takes SANet's five).
-    Returns: `keras.Model`, images to logits.
+    Its arguments are those of `SANet`. It has four bins, as in its paper (Table III's control takes
+    SANet's five).
+
+    Returns:
+        `keras.Model`, images to logits.
+
     Reference: Table III.
     """
     num_classes = _check(num_classes, backbone, (), dropout, class_names, palette)
@@ -159,6 +167,7 @@ def PSPNet(
 def FCN(
     num_classes,
     backbone="resnext50",
+    *,
     backbone_weights=None,
     input_shape=(None, None, 3),
     skip=None,
@@ -171,6 +180,8 @@ def FCN(
 ):
     """Dilated fully convolutional network: backbone, 3x3 convolution, 1x1 classifier.
 
+    Its other arguments are those of `SANet`.
+
     Args:
         skip: a tap that is resized and concatenated to the map before the classifier, or None.
         auxiliary: a tap that gets a 1x1 classifier of its own, or None. The model then returns
@@ -178,9 +189,10 @@ def FCN(
             the auxiliary one 0.4; `training.fit` does), and take `without_auxiliary(model)` to
             predict.
         filters: channels of the 3x3 convolution.
-        Others: as for `SANet`.
 
-    Returns: `keras.Model`, images to logits.
+    Returns:
+        `keras.Model`, images to logits.
+
     Reference: Table I; "None" in its first row is `FCN(num_classes)`.
     """
     num_classes = _check(num_classes, backbone, (skip, auxiliary), dropout, class_names, palette)
@@ -197,74 +209,6 @@ def FCN(
     return keras.Model(image, outputs, name=name)
 
 
-def describe(model):
-    """The function of this module and the arguments that make a model, read from its layers.
-
-    Args: model, made here with a backbone of `keras_sanet.backbones`, loaded from a file or not.
-    Returns: the name of the function, and the dict of its arguments in plain Python, of which
-        "backbone" is a dict, `variant` and `output_stride` of `backbones.build`.
-    Raises: ValueError where another function, or another backbone, made it.
-    """
-    found = {layer.name: layer for layer in model.layers}
-    if not {"backbone", "dropout", "classifier", "logits"} <= found.keys():
-        raise ValueError(
-            f"The model {model.name!r} is no SANet, PSPNet or FCN of keras_sanet: it lacks one of "
-            "their layers backbone, dropout, classifier and logits."
-        )
-    backbone = backbones.describe(found["backbone"])
-    arguments = {
-        "num_classes": found["classifier"].filters,
-        "backbone": {key: backbone[key] for key in ("variant", "output_stride")},
-        "input_shape": list(model.input_shape[1:]),
-        "dropout": found["dropout"].rate,
-        "class_names": found["logits"].class_names,
-        "palette": found["logits"].palette,
-        "name": model.name,
-    }
-    if "pyramid_pooling" in found:
-        pyramid = found["pyramid_pooling"]
-        arguments["bins"] = list(pyramid.bins) if pyramid.bins else None
-        arguments["pyramid_filters"] = pyramid.filters
-        arguments["normalize_branches"] = pyramid.normalize_branches
-        if not any(name.startswith("adapter_") for name in found):
-            return "PSPNet", arguments
-        aggregator = found.get("aggregator")
-        if not _is_of_sanet(aggregator):
-            raise ValueError(
-                f"The model {model.name!r} has an `aggregator` of its own, so it can't be told by "
-                "the arguments of `SANet`. Save it as .keras."
-            )
-        arguments["aggregator_filters"] = aggregator.filters
-        arguments["aggregator_dilation_rate"] = aggregator.dilation_rate
-        maps = keras.tree.flatten(aggregator.input)  # of one tap Keras gives the tensor
-        adapted = [tensor._keras_history.operation.name for tensor in maps]
-        arguments["taps"] = [name.removeprefix("adapter_") for name in adapted]
-        arguments["normalize_taps"] = found[adapted[0]].normalize
-        grids = [name for name in found if name.startswith("grid_")]
-        arguments["grid"] = grids[0].removeprefix("grid_") if grids else None
-        arguments["fusion"] = "concatenate" if "fusion" in found else "aggregated"
-        if "fusion_conv" in found:
-            arguments["fusion"] = "add"
-        return "SANet", arguments
-    arguments["filters"] = found["head"].filters
-    skips = [name for name in found if name.startswith("skip_")]
-    arguments["skip"] = skips[0].removeprefix("skip_") if skips else None
-    arguments["auxiliary"] = None
-    if "auxiliary_classifier" in found:
-        index = found["auxiliary_classifier"].input._keras_history.tensor_index
-        arguments["auxiliary"] = sorted(found["backbone"].output)[index]  # as Keras flattens a dict
-    return "FCN", arguments
-
-
-def _is_of_sanet(aggregator):
-    """Whether `SANet` would make this layer of its arguments."""
-    if not isinstance(aggregator, ConvLSTMAggregator):
-        return False
-    own = aggregator.get_config()
-    kept = {name: own[name] for name in ("name", "dtype", "filters", "dilation_rate")}
-    return own == ConvLSTMAggregator(**kept).get_config()
-
-
 def without_auxiliary(model):
     """The model that predicts: without the auxiliary output that an `FCN` is trained with."""
     if not isinstance(model.output, dict):
@@ -272,15 +216,18 @@ def without_auxiliary(model):
     return keras.Model(model.input, model.output["logits"], name=model.name)
 
 
-def with_classes(model, num_classes=None, class_names=None, palette=None):
+def with_classes(model, num_classes=None, *, class_names=None, palette=None):
     """A model of this module for other classes. All other layers are shared with it.
 
     Args:
+        model: of `SANet`, `PSPNet` or `FCN`.
         num_classes: None for as many as before. Another number makes new classifiers, with random
             weights. (A model of one logit is of 2 classes as it is.)
-        class_names, palette: None for those of before, where their number stays.
+        class_names: None for those of before, where their number stays.
+        palette: as `class_names`.
 
-    Returns: `keras.Model`, not compiled.
+    Returns:
+        `keras.Model`, not compiled.
     """
     before = model.get_layer("classifier").filters
     same = num_classes in (None, before, classes_of(before))
@@ -288,23 +235,29 @@ def with_classes(model, num_classes=None, class_names=None, palette=None):
         logits = model.get_layer("logits")
         class_names = logits.class_names if class_names is None else class_names
         palette = logits.palette if palette is None else palette
-    outputs, is_dict = {}, isinstance(model.output, dict)
-    for name, prefix in (("logits", ""), ("auxiliary", "auxiliary_")):
-        if name == "logits" or (is_dict and name in model.output):
-            classifier = model.get_layer(f"{prefix}classifier")
-            x = classifier.output
-            if not same:
-                x = _convolution(integer("num_classes", num_classes), classifier.name)(
-                    classifier.input
-                )
-            names = (class_names, palette) if name == "logits" else (None, None)
-            outputs[name] = SegmentationOutput(*names, name=name)(x, model.input)
-    return keras.Model(model.input, outputs if is_dict else outputs["logits"], name=model.name)
+    else:
+        num_classes = integer("num_classes", num_classes)
+
+    def output(name, classifier, *args):
+        classifier = model.get_layer(classifier)
+        x = classifier.output
+        if not same:
+            x = _convolution(num_classes, classifier.name)(classifier.input)
+        return SegmentationOutput(*args, name=name)(x, model.input)
+
+    outputs = {"logits": output("logits", "classifier", class_names, palette)}
+    if not isinstance(model.output, dict):
+        outputs = outputs["logits"]
+    elif "auxiliary" in model.output:
+        outputs["auxiliary"] = output("auxiliary", "auxiliary_classifier")
+    return keras.Model(model.input, outputs, name=model.name)
 
 
 def _check(num_classes, backbone, taps, dropout, class_names, palette):
-    """The number of classes as Python's integer. Raises ValueError where an argument of all models
-    is wrong, before anything is built, which may take seconds."""
+    """Checks what all models are given before anything is built, which may take seconds.
+
+    Returns the number of classes as Python's integer.
+    """
     if isinstance(num_classes, str):
         raise ValueError(
             "`num_classes` must be a positive integer; a preset is loaded by its name as "

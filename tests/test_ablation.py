@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from test_cli import call
 
-from keras_sanet import datasets, experiments, models, recipes
+from keras_sanet import datasets, experiments, recipes
 from keras_sanet.datasets import scenes
 from keras_sanet.experiments import ROWS
+from keras_sanet.experiments.protocol import as_stored
 from keras_sanet.experiments.results import _T
+from keras_sanet.presets.config import describe
 from keras_sanet.summary import Summary
 
 TINY = {
-    "crop": [32, 48], "aggregator_filters": 4, "head_filters": 4, "epochs": 2, "batch_size": 2,
+    "crop_size": [32, 48], "aggregator_filters": 4, "head_filters": 4, "epochs": 2, "batch_size": 2,
     "val_batch_size": 2, "learning_rate": 1e-3,
 }  # fmt: skip
 KEPT = {"images": {"classes": 5}, "backend": keras.backend.backend()}  # in a folder's protocol
@@ -53,25 +55,28 @@ def results(values, epochs=1):
 
 
 def test_a_row_of_several_experiments_is_trained_once(small):
-    rows = experiments.rows_of(["table3", "figure3", "table1"], small)
+    rows = experiments.list_rows(["table3", "figure3", "table1"], small)
     assert len(rows) == len(set(rows))
     assert rows[:4] == ["fcn", "psp", "aggregation", "sanet"]
 
 
 def test_the_other_stem_is_a_row_where_the_protocol_has_one(small):
     with_other = {**small, "other_backbone": "resnet18"}
-    assert "stem" not in experiments.rows_of(["table3"], small)
-    assert "stem" in experiments.rows_of(["table3"], with_other)
+    assert "stem" not in experiments.list_rows(["table3"], small)
+    assert "stem" in experiments.list_rows(["table3"], with_other)
     # The same stem with the same weights would be the FCN again.
     same = {**small, "other_backbone": small["backbone"]}
-    assert "stem" not in experiments.rows_of(["table3"], same)
-    assert "stem" in experiments.rows_of(["table3"], {**same, "other_weights": "imagenet"})
+    assert "stem" not in experiments.list_rows(["table3"], same)
+    assert "stem" in experiments.list_rows(["table3"], {**same, "other_weights": "imagenet"})
 
 
 def test_only_the_rows_that_are_asked_for(small):
-    assert experiments.rows_of(["table1"], small, ["aggregation", "fcn"]) == ["fcn", "aggregation"]
+    assert experiments.list_rows(["table1"], small, ["aggregation", "fcn"]) == [
+        "fcn",
+        "aggregation",
+    ]
     with pytest.raises(ValueError, match="'psp' is no row of table1 with this protocol. Rows: fcn"):
-        experiments.rows_of(["table1"], small, ["fcn", "psp"])
+        experiments.list_rows(["table1"], small, ["fcn", "psp"])
 
 
 def test_every_row_stands_in_an_experiment():
@@ -124,7 +129,7 @@ BASELINES = {
 
 @pytest.mark.parametrize("row", DIFFERENCES)
 def test_a_row_differs_from_its_baseline_in_what_its_label_says(row, small):
-    kind, arguments = models.describe(experiments.build(row, 5, small))
+    kind, arguments = describe(experiments.build(row, 5, small))
     shared = {"num_classes", "backbone", "input_shape", "dropout", "class_names", "palette", "name"}
     found = {name: value for name, value in arguments.items() if name not in shared}
     assert found == {**BASELINES[kind], **DIFFERENCES[row]}
@@ -173,7 +178,7 @@ def test_an_unknown_row_or_experiment_lists_the_known_ones(small):
     with pytest.raises(ValueError, match="Unknown row 'fnc'. Known: stem, fcn, psp"):
         experiments.build("fnc", 5, small)
     with pytest.raises(ValueError, match="Unknown experiment 'table9'. Known: table1, table3"):
-        experiments.rows_of(["table9"], small)
+        experiments.list_rows(["table9"], small)
 
 
 # Protocol
@@ -181,7 +186,7 @@ def test_an_unknown_row_or_experiment_lists_the_known_ones(small):
 
 def test_a_data_set_without_a_protocol_gets_the_papers_stem_and_crop():
     found = experiments.protocol("ade20k")
-    assert (found["backbone"], found["crop"]) == ("resnext50", (473, 473))
+    assert (found["backbone"], found["crop_size"]) == ("resnext50", (473, 473))
     assert (found["aggregator_filters"], found["other_weights"]) == (256, "imagenet")
 
 
@@ -190,7 +195,9 @@ def test_an_unknown_value_of_a_protocol_is_named():
         experiments.protocol("scenes", epoch=3)
 
 
-@pytest.mark.parametrize("changes", [{"epochs": 0}, {"crop": (0, 32)}, {"aggregator_filters": 1.5}])
+@pytest.mark.parametrize(
+    "changes", [{"epochs": 0}, {"crop_size": (0, 32)}, {"aggregator_filters": 1.5}]
+)
 def test_a_number_that_is_not_positive_is_named(changes):
     (name,) = changes
     with pytest.raises(
@@ -222,6 +229,12 @@ def test_the_other_stem_starts_as_the_first_one():
 def test_a_folder_without_runs_takes_a_new_protocol(drawn, tmp_path):
     assert experiments.begin(tmp_path, drawn, **TINY)["epochs"] == 2
     assert experiments.begin(tmp_path, drawn, **{**TINY, "epochs": 5})["epochs"] == 5
+
+
+def test_a_folder_keeps_its_protocol_in_the_words_of_0_1_0(drawn, tmp_path):
+    experiments.begin(tmp_path, drawn, **TINY)
+    kept = json.loads((tmp_path / "protocol.json").read_text("utf-8"))
+    assert kept["crop"] == [32, 48] and "crop_size" not in kept
 
 
 # Statistics
@@ -285,7 +298,7 @@ def test_the_baseline_is_the_first_row_of_the_experiment_trained_or_not():
 def test_figure_3_shows_the_best_skip_and_auxiliary_loss_that_are_trained():
     values = {"fcn": 0.1, "skip_s0": 0.3, "skip_s4": 0.2, "auxiliary_s1": 0.1, "aggregation": 0.4}
     found = results({row: {0: value} for row, value in values.items()})
-    assert found.rows("figure3") == ["fcn", "skip_s0", "auxiliary_s1", "aggregation"]
+    assert found.trained_rows("figure3") == ["fcn", "skip_s0", "auxiliary_s1", "aggregation"]
 
 
 def test_figure_3_says_which_kind_is_not_trained():
@@ -295,7 +308,7 @@ def test_figure_3_says_which_kind_is_not_trained():
 
 def test_the_best_row_is_one_of_those_with_most_seeds():
     found = results({"skip_s0": {0: 0.9}, "skip_s1": {0: 0.2, 1: 0.3}, "skip_s2": {0: 0.1, 1: 0.2}})
-    assert found.rows("figure3") == ["skip_s1"]
+    assert found.trained_rows("figure3") == ["skip_s1"]
 
 
 def test_figure_3_counts_the_epochs_to_the_best_of_the_baseline():
@@ -323,8 +336,8 @@ def test_the_best_rows_of_figure_3_have_their_differences():
 def test_without_a_difference_the_curves_are_the_only_plot(tmp_path):
     pytest.importorskip("matplotlib", reason="plots need matplotlib")
     (tmp_path / "table3.png").write_bytes(b"of rows that are gone")
-    results({"fcn": {0: 0.1}}).write_plots(tmp_path, "table3")
-    assert [path.name for path in tmp_path.iterdir()] == ["table3_curves.png"]
+    results({"fcn": {0: 0.1}}).write(tmp_path, "table3")
+    assert {path.name for path in tmp_path.iterdir()} == {"table3.md", "table3_curves.png"}
 
 
 # Folders
@@ -339,7 +352,7 @@ def command(drawn, tmp_path_factory):
     flags = [
         text
         for name, value in TINY.items()
-        for text in (f"--{name.replace('_', '-')}", *(value if name == "crop" else [value]))
+        for text in (f"--{name.replace('_', '-')}", *(value if name == "crop_size" else [value]))
     ]
     return arguments, folder, call(*arguments, *flags, "--rounds", 1)
 
@@ -441,7 +454,7 @@ def test_a_new_protocol_forgets_what_the_rows_of_the_one_before_cost(drawn, tmp_
 @pytest.mark.slow
 def test_only_the_asked_rows_are_trained(command, tmp_path):
     arguments = [tmp_path if value == command[1] else value for value in command[0]]
-    small = ("--crop", 32, 48, "--aggregator-filters", 2, "--head-filters", 2, "--epochs", 1)
+    small = ("--crop-size", 32, 48, "--aggregator-filters", 2, "--head-filters", 2, "--epochs", 1)
     small += ("--batch-size", 2, "--val-batch-size", 2, "--rounds", 0)
     code, out, error = call(*arguments, *small, "--rows", "normalized")
     assert code == 0, error
@@ -525,12 +538,12 @@ def test_a_folder_without_experiments_is_named(tmp_path):
 def crafted(**changes):
     """results.json with other entries."""
     found = results({"fcn": {0: 0.1}})
-    good = {"protocol": found.protocol, "runs": found.runs, "costs": {}, "made": []}
+    good = {"protocol": as_stored(found.protocol), "runs": found.runs, "costs": {}, "made": []}
     return json.dumps({**good, **changes}).encode()
 
 
 def of_protocol(**changes):
-    return crafted(protocol={**results({}).protocol, **changes})
+    return crafted(protocol={**as_stored(results({}).protocol), **changes})
 
 
 def of_run(**changes):
@@ -542,18 +555,18 @@ CRAFTED = {
     "no JSON": (b"{", "is damaged: Expecting"),
     "no UTF-8": (b'{"runs": "\xff"}', "is damaged: 'utf-8' codec"),
     "nested deep": (b'{"runs": ' + b"[" * 100_000, "is damaged: .*recursion"),
-    "a list": (b"[]", "is no such file.*: no protocol, runs"),
-    "nothing in it": (b"{}", "is no such file.*: no protocol, runs"),
-    "empty protocol": (crafted(protocol={}), "is no such file.*: no val_split"),
-    "protocol as text": (crafted(protocol="paper"), "is no such file.*: no val_split"),
-    "epochs as text": (of_protocol(epochs="1"), "is damaged: `epochs`"),
-    "true epochs": (of_protocol(epochs=True), "is damaged: `epochs`"),
-    "crop of one": (of_protocol(crop=[3]), "is damaged: `crop`"),
-    "crop as a number": (of_protocol(crop=3), "is damaged: `crop`"),
-    "scale as text": (of_protocol(image_scale="half"), "is damaged: `image_scale`"),
-    "weights as a list": (of_protocol(weights=[]), "is damaged: `weights`"),
-    "backbone as a number": (of_protocol(backbone=18), "is damaged: `backbone`"),
-    "images as a list": (of_protocol(images=[3]), "is damaged: `images`"),
+    "a list": (b"[]", "is damaged: it must be a dict"),
+    "nothing in it": (b"{}", "is damaged: `made` must be a list of dicts. It is: nothing"),
+    "empty protocol": (crafted(protocol={}), "is damaged: protocol: `dataset` must be text"),
+    "protocol as text": (crafted(protocol="paper"), "is damaged: protocol: it must be a dict"),
+    "epochs as text": (of_protocol(epochs="1"), "is damaged: protocol: `epochs`"),
+    "true epochs": (of_protocol(epochs=True), "is damaged: protocol: `epochs`"),
+    "crop of one": (of_protocol(crop=[3]), "is damaged: protocol: `crop`"),
+    "crop as a number": (of_protocol(crop=3), "is damaged: protocol: `crop`"),
+    "scale as text": (of_protocol(image_scale="half"), "is damaged: protocol: `image_scale`"),
+    "weights as a list": (of_protocol(weights=[]), "is damaged: protocol: `weights`"),
+    "backbone as a number": (of_protocol(backbone=18), "is damaged: protocol: `backbone`"),
+    "images as a list": (of_protocol(images=[3]), "is damaged: protocol: `images`"),
     "runs as a list": (crafted(runs=[]), "is damaged: `runs`"),
     "run as a list": (crafted(runs={"fcn": {"0": []}}), "is damaged: fcn with seed 0: it must be"),
     "unknown row": (crafted(runs={"skip_s9": {}}), "is damaged: `runs` must be .* of stem, fcn"),
@@ -585,7 +598,7 @@ def test_crafted_results_are_named(tmp_path, name):
 
 
 def test_crafted_costs_of_a_folder_are_named(tmp_path):
-    protocol = json.dumps(results({}).protocol)
+    protocol = json.dumps(as_stored(results({}).protocol))
     (tmp_path / "protocol.json").write_text(protocol, "utf-8")
     (tmp_path / "costs.json").write_text('{"fcn": {"psp": 3}}', "utf-8")
     with pytest.raises(ValueError, match="costs.json is damaged: costs of 'psp': it must be"):
@@ -611,7 +624,7 @@ def test_a_log_that_lacks_a_figure_is_named(small, tmp_path):
 
 @contextlib.contextmanager
 def another_process_in(folder):
-    code = "import sys; from keras_sanet import files\nwith files.locked(sys.argv[1]):"
+    code = "import sys; from keras_sanet import _files\nwith _files.locked(sys.argv[1]):"
     code += " print('locked', flush=True); sys.stdin.read()"
     arguments = [sys.executable, "-c", code, str(folder)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
@@ -642,7 +655,7 @@ def test_a_command_that_finds_all_its_rows_taken_says_so(command, tmp_path):
 @pytest.mark.slow
 def test_a_row_whose_loss_is_not_finite_leaves_the_others_their_turn(command, tmp_path):
     arguments = [tmp_path if value == command[1] else value for value in command[0]]
-    small = ("--crop", 32, 48, "--aggregator-filters", 2, "--head-filters", 2, "--epochs", 1)
+    small = ("--crop-size", 32, 48, "--aggregator-filters", 2, "--head-filters", 2, "--epochs", 1)
     small += ("--batch-size", 2, "--val-batch-size", 2, "--rounds", 0)
     code, out, error = call(*arguments, *small, "--learning-rate", 1e30)
     assert code == 1
@@ -679,22 +692,22 @@ def places(tmp_path):
 
 def test_results_of_machines_that_shared_the_work_are_joined_seed_by_seed(places):
     a, b = places({"fcn": {0: 0.1, 2: 0.3}}, {"fcn": {1: 0.2}, "psp": {0: 0.4}})
-    found = experiments.Results.joined([a, b / "results.json"])
+    found = experiments.Results.join([a, b / "results.json"])
     assert found.values("fcn", "mean_iou").tolist() == [0.1, 0.2, 0.3]
     assert found.values("psp", "mean_iou").tolist() == [0.4]
 
 
 def test_a_run_that_is_in_two_places_must_be_the_same(places):
     a, b, c = places({"fcn": {0: 0.1}}, {"fcn": {0: 0.1}}, {"fcn": {0: 0.2}})
-    assert experiments.Results.joined([a, b]).values("fcn", "mean_iou").tolist() == [0.1]
+    assert experiments.Results.join([a, b]).values("fcn", "mean_iou").tolist() == [0.1]
     with pytest.raises(ValueError, match="/c can't be added to .*/a: fcn with seed 0 is there"):
-        experiments.Results.joined([a, b, c])
+        experiments.Results.join([a, b, c])
 
 
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("crop", [32, 32], r"in its crop \(\[32, 32\], not \[144, 192\]\)"),
+        ("crop_size", [32, 32], r"in its crop_size \(\[32, 32\], not \[144, 192\]\)"),
         ("images", {"classes": 3}, "in its images, so"),
     ],
 )
@@ -702,21 +715,21 @@ def test_results_of_another_protocol_are_not_joined(name, value, said, places):
     other = results({"psp": {0: 0.1}})
     other.protocol[name] = value
     with pytest.raises(ValueError, match=f"/b can't be added to .*/a: it differs {said}"):
-        experiments.Results.joined(places({"fcn": {0: 0.1}}, other))
+        experiments.Results.join(places({"fcn": {0: 0.1}}, other))
 
 
 def test_a_damaged_place_is_named(places):
     a, b = places({"fcn": {0: 0.1}}, {"fcn": {0: 0.1}})
     (b / "results.json").write_text("{")
     with pytest.raises(ValueError, match="/b can't be added to .*/b/results.json is damaged"):
-        experiments.Results.joined([a, b])
+        experiments.Results.join([a, b])
 
 
 def test_the_first_place_says_what_a_row_costs(places):
     found, other = results({"fcn": {0: 0.1}}), results({"psp": {0: 0.2}})
     one, two, three = ({**COST, "parameters": n} for n in (1, 2, 3))
     found.costs, other.costs = {"fcn": {"fcn": one}}, {"fcn": {"fcn": two, "psp": three}}
-    joined = experiments.Results.joined(places(found, other))
+    joined = experiments.Results.join(places(found, other))
     assert joined.costs == {"fcn": {"fcn": one, "psp": three}}
 
 
@@ -763,7 +776,7 @@ def test_costs_are_the_parameters_and_products_of_each_row(small):
 @pytest.mark.slow
 def test_costs_are_those_of_the_trained_rows_and_the_first(small, tmp_path):
     protocol = {**small, **KEPT}
-    (tmp_path / "protocol.json").write_text(json.dumps(protocol))
+    (tmp_path / "protocol.json").write_text(json.dumps(as_stored(protocol)))
     log = tmp_path / "skip_s0/seed-0/cross_entropy.csv"
     log.parent.mkdir(parents=True)
     names = [f"val_{name}" for name in experiments.FIGURES]

@@ -40,12 +40,14 @@ OPTIONS = {
     "ablate": (
         "--dataset", "--data", "--output", "--rows", "--seeds", "--rounds", "--report", "--verbose",
         "--backbone", "--weights", "--other-backbone", "--other-weights", "--aggregator-filters",
-        "--head-filters", "--image-scale", "--crop", "--scale-range", "--batch-size",
+        "--head-filters", "--image-scale", "--crop-size", "--scale-range", "--batch-size",
         "--val-batch-size", "--val-split", "--epochs", "--learning-rate",
         "--head-learning-rate-multiple",
     ),
     "compare": (),
-    "summary": ("--size", "--batch-size", "--num-classes", "--depth", "--measure", "--rounds"),
+    "summary": (
+        "--image-size", "--batch-size", "--num-classes", "--depth", "--measure", "--rounds",
+    ),
     "save-preset": ("--dtype", "--licence"),
     "convert": ("--backbone", "--channels"),
     "inspect": ("--data", "--sheet", "--class-weights", "--max-pixels"),

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from keras_sanet import FCN, SANet, cli, inference
-from keras_sanet.export import FORMATS, _deployed, export
+from keras_sanet.export import FORMATS, _deploy, export
 from keras_sanet.layers import BatchNormalization, Conv2D, convolution
 from keras_sanet.layers.convolution import convolve, native_form
 
@@ -290,7 +290,7 @@ def test_an_export_that_is_killed_leaves_the_old_one_whole(format, tmp_path):
     code = f"""
 import keras, os, signal
 from keras_sanet import export
-os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)  # written, but not moved
+os.replace = os.rename = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)  # not moved yet
 image = keras.Input((None, None, 3))
 model = keras.Model(image, keras.layers.Conv2D(2, 1)(image))
 export.export(model, {str(path)!r}, {format!r}, image_size=(4, 5))
@@ -311,7 +311,7 @@ def test_an_export_replaces_the_old_one_whole_or_not_at_all(format, tmp_path, mo
     before = contents(tmp_path)
 
     def fail(source, target):  # the disk, where the new file is to come
-        if Path(source).parent.name == "new":
+        if Path(source).name.startswith(".new-"):
             raise OSError("no space left")
         replace(source, target)
 
@@ -360,9 +360,9 @@ LOWER = [f for f in ("litert", "openvino") if f in WRITTEN][:1]
         ({"precision": "bfloat16"}, "has the precisions float32.*Received: precision='bfloat16'"),
         ({"precision": "int8"}, "precisions float32" if FORMAT not in LOWER else "calibration"),
         ({"calibration_images": []}, '`calibration_images` must be given for precision="int8"'),
-        ({"image_size": 48}, "`image_size` must be positive integers. Received: image_size=48"),
-        ({"image_size": (48, 0)}, "`image_size` must be positive integers"),
-        ({"image_size": (48,)}, r"`image_size` must be \(height, width\)"),
+        ({"image_size": 0}, "`image_size` must be one or two positive integers.*image_size=0"),
+        ({"image_size": (48, 0)}, "`image_size` must be one or two positive integers"),
+        ({"image_size": (48,)}, "`image_size` must be one or two positive integers"),
         ({"batch_size": 0}, "`batch_size` must be a positive integer"),
     ],
     ids=str,
@@ -508,7 +508,7 @@ def test_the_mask_of_one_channel_is_the_one_of_predict_mask(activation, rng):
     model = keras.Model(x, layer(x))
     layer.set_weights([np.array([1 / 32, 0, 0]).reshape(1, 1, 3, 1), np.array([-4])])
     image = rng.integers(0, 256, (7, 9, 3)).astype("uint8")
-    deployed = _deployed(model, (1, None, None, 3), None, True, True)
+    deployed = _deploy(model, (1, None, None, 3), None, True, True)
     mask = keras.ops.convert_to_numpy(deployed(image[None])["mask"])[0]
     np.testing.assert_array_equal(mask, inference.predict_mask(model, image))
     assert 0 < mask.mean() < 1
@@ -518,4 +518,4 @@ def test_the_mask_of_one_channel_that_may_be_either_is_refused():
     x = keras.Input((None, None, 3))
     model = keras.Model(x, 2 * keras.layers.Conv2D(1, 1)(x))
     with pytest.raises(ValueError, match="logit or a probability: end it with"):
-        _deployed(model, (1, None, None, 3), None, True, True)
+        _deploy(model, (1, None, None, 3), None, True, True)

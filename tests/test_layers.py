@@ -34,7 +34,7 @@ CASES = {
         3,
     ),
     "PyramidPooling": (
-        lambda: PyramidPooling(5, bins=(1, 3), branch_filters=2),
+        lambda: PyramidPooling(5, bins=(1, 3)),
         lambda layer, x, t: layer(x),
         False,
         5,
@@ -367,7 +367,7 @@ def pyramid_that_really_pools(layer, x):
 def test_pyramid_equals_one_that_really_pools(size, bins, compiled, rng):
     pytest.importorskip("torch")
     x = normal(rng, 2, *size, 3)
-    layer = PyramidPooling(5, bins, branch_filters=4)
+    layer = PyramidPooling(5, bins)
     layer.build(x.shape)
     randomize(layer, rng)
     y = to_numpy(compiled(layer)(x, training=False))
@@ -378,12 +378,12 @@ def test_pyramid_equals_one_that_really_pools(size, bins, compiled, rng):
 def test_branches_without_batch_norm_have_a_bias(compiled, rng):
     pytest.importorskip("torch")
     x = normal(rng, 2, 7, 10, 3)
-    layer = PyramidPooling(5, (1, 3), branch_filters=4, normalize_branches=False)
+    layer = PyramidPooling(5, (1, 3), normalize_branches=False)
     layer.build(x.shape)
     randomize(layer, rng)
     y = to_numpy(compiled(layer)(x, training=False))
     # Two branches of kernel and bias; the 3x3 over the map and both, and its batch norm.
-    assert layer.count_params() == 2 * (3 * 4 + 4) + 9 * (3 + 2 * 4) * 5 + 4 * 5
+    assert layer.count_params() == 2 * (3 * 5 + 5) + 9 * (3 + 2 * 5) * 5 + 4 * 5
     np.testing.assert_allclose(y, pyramid_that_really_pools(layer, x), rtol=0, atol=1e-4)
 
 
@@ -438,6 +438,12 @@ def test_all_weights_of_the_pyramid_survive_a_keras_file(tmp_path, compiled, rng
 def test_pyramid_names_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         PyramidPooling(**{"filters": 2, **arguments})
+
+
+def test_a_config_of_0_1_0_which_says_that_branches_have_the_filters_is_read():
+    config = PyramidPooling(4, (1, 3)).get_config()
+    again = PyramidPooling.from_config({**config, "branch_filters": None})
+    assert again.get_config() == config
 
 
 # SegmentationOutput

@@ -11,6 +11,7 @@ import pytest
 
 from keras_sanet import FCN, PSPNet, SANet, backbones, models, weights
 from keras_sanet.losses import SegmentationLoss
+from keras_sanet.presets.config import describe
 
 CLASSES = 3
 NAMES, PALETTE = ["road", "sky", "tree"], [[128, 64, 128], [70, 130, 180], [107, 142, 35]]
@@ -214,7 +215,7 @@ def test_a_backbone_of_another_name_is_the_layer_backbone_with_the_same_weights(
     assert backbone.get_layer("conv1") is own.get_layer("conv1")
     own.save_weights(tmp_path / "mine.weights.h5")
     assert len(weights.load_checkpoint(model, tmp_path / "mine.weights.h5").loaded) == 60
-    assert models.describe(model)[1]["backbone"]["variant"] == "resnet_tiny"
+    assert describe(model)[1]["backbone"]["variant"] == "resnet_tiny"
 
 
 # Errors
@@ -278,6 +279,12 @@ def test_integers_of_numpy_are_integers():
         dropout=np.float32(0.5), taps=np.array(["s1", "s4"]),
     )  # fmt: skip
     assert model.to_json() == sanet(dropout=0.5).to_json()
+
+
+@pytest.mark.parametrize("build", [SANet, PSPNet, FCN])
+def test_all_but_classes_and_backbone_are_keywords(build):
+    with pytest.raises(TypeError, match="2 positional arguments"):
+        build(CLASSES, "resnet_tiny", None)
 
 
 @pytest.mark.parametrize("argument", ["skip", "auxiliary"])

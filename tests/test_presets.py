@@ -16,7 +16,7 @@ import pytest
 
 from keras_sanet import FCN, PSPNet, SANet, _files, backbones, datasets, evaluation, models, presets
 from keras_sanet.layers import ConvLSTMAggregator
-from keras_sanet.presets.config import _ASSETS
+from keras_sanet.presets.config import _ASSETS, describe
 
 SIZE = {"aggregator_filters": 4, "pyramid_filters": 4}
 
@@ -97,7 +97,7 @@ def edit(folder, **changes):
 def test_a_model_from_a_file_says_how_it_was_built(builder, arguments, tmp_path):
     builder(2, "resnet_tiny", **arguments).save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras", compile=False)
-    name, found = models.describe(loaded)
+    name, found = describe(loaded)
     assert name == builder.__name__
     assert {key: found[key] for key in arguments} == arguments
     backbone = {"variant": "resnet_tiny", "output_stride": 8}
@@ -122,13 +122,13 @@ def test_every_backbone_is_known_by_its_layers(variant):
 def test_an_aggregator_of_ones_own_is_not_described(aggregator):
     model = SANet(2, "resnet_tiny", aggregator=aggregator, **SIZE)
     with pytest.raises(ValueError, match="'sanet' has an `aggregator` of its own"):
-        models.describe(model)
+        describe(model)
 
 
 def test_a_model_of_other_layers_is_not_described():
     x = keras.Input((8, 8, 3))
     with pytest.raises(ValueError, match="'other' is no SANet, PSPNet or FCN"):
-        models.describe(keras.Model(x, keras.layers.Conv2D(2, 1)(x), name="other"))
+        describe(keras.Model(x, keras.layers.Conv2D(2, 1)(x), name="other"))
 
 
 # Saving and loading
@@ -137,7 +137,7 @@ def test_a_model_of_other_layers_is_not_described():
 def test_a_preset_comes_back_with_weights_names_and_arguments(model, folder):
     loaded = presets.from_preset(folder)
     assert_same_weights(model, loaded)
-    assert models.describe(loaded) == models.describe(model)
+    assert describe(loaded) == describe(model)
 
 
 def test_half_precision_halves_the_file_and_keeps_three_digits(model, folder, tmp_path):
@@ -219,7 +219,7 @@ def test_without_weights_the_model_is_new(model, folder):
     (folder / "model.weights.h5").unlink()
     keras.utils.set_random_seed(1)
     loaded = presets.from_preset(folder, load_weights=False)
-    assert models.describe(loaded) == models.describe(model)
+    assert describe(loaded) == describe(model)
     assert not np.array_equal(values(loaded)["classifier 0"], values(model)["classifier 0"])
 
 
@@ -641,7 +641,7 @@ def test_the_card_of_one_logit_without_names_counts_two_classes(tmp_path):
 
 @pytest.mark.parametrize("num_classes", [None, 1, 2])
 def test_one_logit_stays_for_two_classes(binary, num_classes):
-    changed = models.with_classes(binary, num_classes, ["no", "yes"])
+    changed = models.with_classes(binary, num_classes, class_names=["no", "yes"])
     assert_same_weights(binary, changed)
     assert changed.get_layer("logits").class_names == ["no", "yes"]
     assert changed.get_layer("logits").palette == LANE["palette"]

@@ -379,9 +379,11 @@ def test_imagenet_is_downloaded_and_converted_once(server, published, state, cap
         assert file.attrs["source"] == weights.IMAGENET["resnet_tiny"].url
     shutil.rmtree(server.folder)  # nothing is asked of the server any more
     arguments = {"aggregator_filters": 4, "pyramid_filters": 4, "bins": None, "taps": ("s4",)}
-    model = SANet(2, "resnet_tiny", "imagenet", **arguments)
+    model = SANet(2, "resnet_tiny", backbone_weights="imagenet", **arguments)
     assert_loaded(model.get_layer("backbone"), state)
-    grey = SANet(2, "resnet_tiny", "imagenet", (None, None, 1), **arguments)
+    grey = SANet(
+        2, "resnet_tiny", backbone_weights="imagenet", input_shape=(None, None, 1), **arguments
+    )
     assert_loaded(grey.get_layer("backbone"), state)
     assert server.requests == ["/tiny.safetensors"]
 
@@ -465,7 +467,7 @@ def test_a_cached_file_that_changed_is_made_again(server, published, state):
 
 def test_imagenet_is_not_for_a_backbone_that_is_built_already(backbone):
     with pytest.raises(ValueError, match='"imagenet" is for the name of a backbone'):
-        SANet(2, backbone, "imagenet")
+        SANet(2, backbone, backbone_weights="imagenet")
 
 
 def test_the_digests_of_imagenet_are_those_that_the_file_names_begin():

@@ -277,7 +277,9 @@ def _parser(recipe=None, kind=argparse.ArgumentParser):
     sub.add_argument(
         "saved_model", metavar="MODEL", help="a preset, with weights or not, or a saved model.keras"
     )
-    sub.add_argument("--size", **size, help="of the images; 473 473 if absent and any will do")
+    sub.add_argument(
+        "--image-size", **size, help="of the images; 473 473 if absent and any will do"
+    )
     sub.add_argument("--batch-size", type=int, default=1, help="images")
     sub.add_argument("--num-classes", type=int, help="another number of classes")
     sub.add_argument("--depth", type=_count, default=1, help="layers in layers; 0 for all")
@@ -341,7 +343,7 @@ def _parser(recipe=None, kind=argparse.ArgumentParser):
         shared.add_argument(_flag(name), type=_positive)
     for name in ("batch_size", "val_batch_size", "epochs"):
         shared.add_argument(_flag(name), type=int)
-    shared.add_argument("--crop", **size)
+    shared.add_argument("--crop-size", **size)
     shared.add_argument("--scale-range", **limits)
 
     sub = command(inspect)

@@ -1,5 +1,6 @@
 import itertools
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from keras_sanet import (
     experiments,
     visualization,
 )
-from keras_sanet.cli.options import _duration, _load_dataset, _tracked
+from keras_sanet.cli.options import _duration, _load_dataset
 from keras_sanet.experiments.table2 import TableII
 
 _PROTOCOL = list(experiments.PROTOCOLS["scenes"])  # options of `ablate`
@@ -46,7 +47,7 @@ def ablate(options):
             if changes[name] not in (None, "imagenet", "none"):
                 changes[name] = str(Path(changes[name]).resolve())
         protocol = experiments.begin(folder, dataset, **changes)
-        rows = experiments.rows_of(trained, protocol, options.rows)
+        rows = experiments.list_rows(trained, protocol, options.rows)
         failed, left = _train_rows(dataset, rows, protocol, folder, options)
         if options.rounds and not left:
             print("Timing the rows' training steps ...", flush=True)
@@ -79,7 +80,9 @@ def _train_rows(dataset, rows, protocol, folder, options):
         print(f"{label}: ", end="", flush=True)
         start = time.monotonic()
         try:
-            figures = experiments.train(dataset, row, seed, protocol, folder, options.verbose)
+            figures = experiments.train(
+                dataset, row, seed, protocol, folder, verbose=options.verbose
+            )
         except FileExistsError:
             left.append(label)
             print("another process is at it", flush=True)
@@ -95,16 +98,13 @@ def _train_rows(dataset, rows, protocol, folder, options):
 def _report(folder, trained, others):
     """Writes what there is of experiments. Returns a dict from their names to their tables."""
     own = [] if others and not (folder / experiments.RESULTS).is_file() else [folder]
-    results = experiments.Results.joined([*own, *others])
+    results = experiments.Results.join([*own, *others])
     visualization.pyplot()  # or its error, before anything is written
-    there = [experiment for experiment in trained if results.rows(experiment)]
+    there = [experiment for experiment in trained if results.trained_rows(experiment)]
     if there:
         folder.mkdir(parents=True, exist_ok=True)
         results.save(folder / experiments.RESULTS)
-    tables = {experiment: results.write_table(folder, experiment) for experiment in there}
-    for experiment in there:
-        results.write_plots(folder, experiment)
-    return tables
+    return {experiment: results.write(folder, experiment) for experiment in there}
 
 
 def _table2(folder, options):
@@ -115,7 +115,7 @@ def _table2(folder, options):
         table = TableII(
             measure=True,
             rounds=options.rounds or 1,
-            track=lambda rows: _tracked(list(rows), "Measuring"),
+            verbose=sys.stdout.isatty(),
         )
         for name, text in (
             ("table2.json", json.dumps(table.as_dict(), indent=1) + "\n"),

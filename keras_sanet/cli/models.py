@@ -38,12 +38,12 @@ def export(options):
         model,
         options.output,
         options.format,
-        tuple(options.image_size) if options.image_size else None,
-        options.batch_size or None,
-        options.preprocessing,
-        options.postprocessing,
-        options.precision,
-        [np.array(open_image(image)) for image in images] or None,
+        image_size=options.image_size,
+        batch_size=options.batch_size or None,
+        preprocessing=options.preprocessing,
+        postprocessing=options.postprocessing,
+        precision=options.precision,
+        calibration_images=[np.array(open_image(image)) for image in images] or None,
     )
     files = [p for p in (path, path.with_suffix(".bin")) if p.is_file()] or path.rglob("*")
     size = sum(file.stat().st_size for file in files if file.is_file())
@@ -58,11 +58,13 @@ def summary(options):
         options.num_classes,
         load_weights=options.saved_model not in presets.REFERENCES,
     )
-    counted = Summary(build(), options.size and tuple(options.size), options.batch_size)
+    counted = Summary(
+        build(), options.image_size and tuple(options.image_size), batch_size=options.batch_size
+    )
     print(counted.table(options.depth or None))
     if options.measure:
         size = counted.image_shape[1:3]
-        found = measure(build, size, options.batch_size, options.rounds)
+        found = measure(build, size, batch_size=options.batch_size, rounds=options.rounds)
         kind = {"resident": "memory", "gpu": "GPU memory"}[found.kind]
         memory = "unknown" if found.memory is None else f"{found.memory / 1e6:.0f} MB"
         print(

@@ -1,3 +1,11 @@
+"""Statistics of trained rows, and their tables and plots.
+
+A row's mean has the 95 % interval of Student's t over seeds, and so has its difference from the
+baseline, seed by seed: with three seeds and more it is called clear where its interval leaves 0
+out. (So is one in twenty of the rows that differ by nothing, and those of a table share the runs of
+the baseline; and the interval is of trainings, not of other images.)
+"""
+
 import json
 import math
 import re
@@ -6,22 +14,20 @@ from pathlib import Path
 import numpy as np
 
 from keras_sanet import visualization
-from keras_sanet._files import is_dict, is_list, remove, replacing
+from keras_sanet._files import is_dict, remove, replacing
 from keras_sanet.experiments.protocol import (
-    _COSTS,
+    COSTS,
     FIGURES,
     PROTOCOL,
     RESULTS,
-    _check,
-    _check_costs,
-    _check_protocol,
-    _check_runs,
-    _portable,
-    _read_costs,
-    _read_json,
-    _read_protocol,
+    as_stored,
+    read_costs,
+    read_json,
+    read_protocol,
+    read_results,
+    without_folders,
 )
-from keras_sanet.experiments.rows import EXPERIMENTS, ROWS, rows_of
+from keras_sanet.experiments.rows import EXPERIMENTS, ROWS, list_rows
 from keras_sanet.training import state
 
 # 97.5 % quantile of Student's t for 1, 2, ... degrees of freedom; the last serves beyond.
@@ -38,7 +44,7 @@ class Results:
     """Figures of trained rows, epoch by epoch.
 
     Args:
-        protocol: what all rows share.
+        protocol: what all rows share, a dict.
         runs: dict from a row to a dict from a seed to a dict from a figure of `FIGURES` to a list
             of its values, one an epoch.
         costs: dict from the first row of experiments to what `costs` says of it and others.
@@ -51,45 +57,41 @@ class Results:
 
     @classmethod
     def load(cls, path):
-        """Reads the finished runs of a folder that `train` made, or results.json, the file or in a
-        folder without runs.
+        """Reads the finished runs of a folder, or results.json.
 
-        Raises: FileNotFoundError, ValueError that names the file.
+        Args:
+            path: a folder that `train` made, a file results.json, or a folder that holds one and no
+                runs.
+
+        Raises:
+            FileNotFoundError: there are no experiments.
+            ValueError: a file is damaged; it names the file.
         """
         path = Path(path)
         if not (path / PROTOCOL).is_file() and (path / RESULTS).is_file():
             path /= RESULTS
         if path.is_file():
-            found = _read_json(path, "protocol", "runs", "costs", "made")
-            protocol = _check_protocol(path, found["protocol"])
-            _check_costs(path, found["costs"])
-            _check(path, found, {"made": ("a list of dicts", lambda v: is_list(v, is_dict))})
-            _check_runs(path, found["runs"], protocol["epochs"])
-            of_rows = {
-                row: {int(seed): figures for seed, figures in seeds.items()}
-                for row, seeds in found["runs"].items()
-            }
-            return cls(protocol, of_rows, found["costs"], found["made"])
-        protocol, of_rows, made = _read_protocol(path), {}, []
+            return cls(*read_results(path))
+        protocol, runs, made = read_protocol(path / PROTOCOL), {}, []
         for row in ROWS:
             for folder in sorted((path / row).glob("seed-*")):
                 seed = re.fullmatch(r"seed-(\d+)", folder.name)
-                if seed and (figures := _figures(folder, protocol["epochs"])):
-                    of_rows.setdefault(row, {})[int(seed[1])] = figures
-                    config = _read_json(folder / "config.json", "versions")
+                if seed and (figures := read_figures(folder, protocol["epochs"])):
+                    runs.setdefault(row, {})[int(seed[1])] = figures
+                    config = read_json(folder / "config.json", {"versions": ("a dict", is_dict)})
                     by = {name: config.get(name) for name in ("versions", "devices", "revision")}
                     made += [by] if by not in made else []
-        costs = _read_costs(path / _COSTS)
-        return cls(protocol, of_rows, costs, made)
+        return cls(protocol, runs, read_costs(path / COSTS), made)
 
     @classmethod
-    def joined(cls, paths):
-        """Results of several places, each as `load` reads it, as of machines that shared the work.
+    def join(cls, paths):
+        """Results of machines that shared the work, of several paths as `load` reads them.
 
-        What a row costs is taken from the first place that says it.
+        What a row costs is taken from the first path that says it.
 
-        Raises: ValueError that names the place, where its protocol is another one, and where it has
-            a run that was there before, with other figures; as `load`.
+        Raises:
+            ValueError: a path has another protocol, or a run that was there before with other
+                figures; it names the path.
         """
         found = cls.load(paths[0])
         for path in paths[1:]:
@@ -100,7 +102,7 @@ class Results:
         return found
 
     def _add(self, other):
-        mine, others = _portable(self.protocol), _portable(other.protocol)
+        mine, others = without_folders(self.protocol), without_folders(other.protocol)
         for name in mine:
             if mine[name] != others.get(name):
                 values = "" if name == "images" else f" ({others.get(name)}, not {mine[name]})"
@@ -117,53 +119,55 @@ class Results:
                         "the two."
                     )
             self.runs[row] = dict(sorted(known.items()))
-        for first, of_rows in other.costs.items():
-            self.costs[first] = {**of_rows, **self.costs.get(first, {})}
+        for first, costs in other.costs.items():
+            self.costs[first] = {**costs, **self.costs.get(first, {})}
         self.made += [by for by in other.made if by not in self.made]
 
     def save(self, path):
         """Writes results.json, in which weights are named without their folder."""
-        found = {
-            "protocol": _portable(self.protocol), "made": self.made, "costs": self.costs,
-            "runs": self.runs,
-        }  # fmt: skip
+        protocol = as_stored(without_folders(self.protocol))
+        found = {"protocol": protocol, "made": self.made, "costs": self.costs, "runs": self.runs}
         text = json.dumps(found, indent=1)
         text = re.sub(r"\[[^][{}]*\]", lambda match: " ".join(match[0].split()), text)
         with replacing(path) as written:
             written.write_text(text + "\n", "utf-8")
 
     def values(self, row, figure, baseline=None):
-        """A figure after the last epoch, one number a seed, (seeds,).
+        """A figure after the last epoch, one number a seed.
 
-        Args: baseline, a row whose figure with the same seed is taken off; seeds that it lacks are
-            left out.
+        Args:
+            row: its name.
+            figure: name of `FIGURES`.
+            baseline: a row whose figure with the same seed is taken off; seeds that it lacks are
+                left out.
+
+        Returns:
+            Array, (seeds,).
         """
-        seeds = self.runs.get(row, {})
+        last = {seed: figures[figure][-1] for seed, figures in self.runs.get(row, {}).items()}
         if baseline is None:
-            return np.array([figures[figure][-1] for figures in seeds.values()])
+            return np.array([*last.values()])
         others = self.runs.get(baseline, {})
-        return np.array(
-            [seeds[s][figure][-1] - others[s][figure][-1] for s in seeds if s in others]
-        )
+        return np.array([v - others[s][figure][-1] for s, v in last.items() if s in others])
 
     def epochs_to_reach(self, row, baseline="fcn", figure="mean_accuracy"):
-        """Epochs after which a row has reached the best that the baseline ever has, by seed.
+        """Epochs after which a row has reached the best that the baseline ever has (Figure 3).
 
-        Returns: list of integers, None where the row never does; by seeds that both have.
-        Reference: Figure 3.
+        Returns:
+            List of integers, None where the row never does; by seeds that both have.
         """
         found, others = [], self.runs.get(baseline, {})
         for seed, figures in self.runs.get(row, {}).items():
             if seed in others:
                 best = max(others[seed][figure])
-                reached = [e for e, value in enumerate(figures[figure], 1) if value >= best]
-                found.append(reached[0] if reached else None)
+                reached = (e for e, value in enumerate(figures[figure], 1) if value >= best)
+                found.append(next(reached, None))
         return found
 
     def table(self, experiment):
         """Markdown: figures of an experiment's rows, and their differences from the first."""
-        first, rows = EXPERIMENTS[experiment].rows[0], self.rows(experiment)
-        costs = self.costs.get(first, {})
+        title, (first, *_), note = EXPERIMENTS[experiment]
+        rows, costs = self.trained_rows(experiment), self.costs.get(first, {})
         timed = any(row in costs for row in rows if row != first)
         head = ["", "seeds"]
         if timed:
@@ -173,25 +177,21 @@ class Results:
         lines = [head, ["---"] * len(head)]
         for row in rows:
             cells = [self.label(row), str(len(self.runs[row]))]
-            if timed and row in costs:
-                cost = costs[row]
-                cells += [f"{cost['parameters'] / 1e6:.2f}", f"{cost['macs'] / 1e9:.2f}"]
-                cells.append(f"{cost['step_ratio']:.2f}")
-            elif timed:
-                cells += [""] * 3
+            if timed:
+                cost, units = costs.get(row), {"parameters": 1e6, "macs": 1e9, "step_ratio": 1}
+                cells += [f"{cost[n] / unit:.2f}" if cost else "" for n, unit in units.items()]
             for figure, (_, factor, digits) in FIGURES.items():
-                cells.append(_interval(factor * self.values(row, figure), digits))
+                cells.append(_format_mean(factor * self.values(row, figure), digits))
             if row != first and first in rows:
-                cells.append(_difference(100 * self.values(row, "mean_iou", first)))
-                cells.append(_epochs(self.epochs_to_reach(row, first)))
+                cells.append(_format_difference(100 * self.values(row, "mean_iou", first)))
+                cells.append(", ".join(str(e or "never") for e in self.epochs_to_reach(row, first)))
             else:
                 cells += ["", ""]
             lines.append(cells)
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-        absent = [self.label(row) for row in self._asked(experiment) if row not in self.runs]
+        absent = [self.label(row) for row in self._rows(experiment) if row not in self.runs]
         missing = f" Not trained: {', '.join(absent)}." if absent else ""
-        note = EXPERIMENTS[experiment].note and f" {EXPERIMENTS[experiment].note}"
-        title = EXPERIMENTS[experiment].title
+        note = note and f" {note}"
         return f"**{title}**\n\n{table}\n\n{self.caption()}{note}{missing}\n"
 
     def caption(self):
@@ -200,7 +200,7 @@ class Results:
         scale = "" if p["image_scale"] == 1 else f" at {p['image_scale']:g} of their size"
         return (
             f"Whole images of {p['dataset']}, {p['val_split']}{scale}, after the last of "
-            f"{p['epochs']} epochs on crops of {'x'.join(map(str, p['crop']))}, in percent "
+            f"{p['epochs']} epochs on crops of {'x'.join(map(str, p['crop_size']))}, in percent "
             f"(cross-entropy: nats a pixel); {p['backbone']}, c' = {p['aggregator_filters']}, "
             f"{p['backend']}. Mean ± half of the 95 % interval over seeds "
             "(Student's t), which is of trainings, not of other images. Differences are seed by "
@@ -215,83 +215,80 @@ class Results:
             return f"{ROWS[row].label}, {self.protocol['other_backbone']}"
         return ROWS[row].label
 
-    def rows(self, experiment):
+    def trained_rows(self, experiment):
         """Names of an experiment's rows that are trained; in Figure 3 the best of their kinds."""
-        return [row for row in self._asked(experiment) if row in self.runs]
+        return [row for row in self._rows(experiment) if row in self.runs]
 
-    def _asked(self, experiment):
+    def _rows(self, experiment):
         """Names of an experiment's rows, trained or not."""
-        rows = rows_of([experiment], self.protocol)
+        rows = list_rows([experiment], self.protocol)
         return [self._best(row) for row in rows] if experiment == "figure3" else rows
 
     def _best(self, row):
-        """Of the trained rows of its kind, as "skip" of "skip_s4", that of most mean IoU, among
-        those of most seeds."""
+        """Of the trained rows of its kind ("skip" of "skip_s4") the one of most seeds, then of most
+        mean IoU."""
         kind, _, tap = row.partition("_")
         alike = [other for other in self.runs if tap and other.startswith(f"{kind}_")]
+        ious = {row: self.values(row, "mean_iou") for row in alike}
+        return max(alike, key=lambda row: (len(ious[row]), ious[row].mean()), default=row)
 
-        def rank(row):
-            values = self.values(row, "mean_iou")
-            return len(values), values.mean()
+    def plot_curves(self, experiment):
+        """Figure 3: the mean accuracy over the epochs, mean and interval of the seeds.
 
-        return max(alike, key=rank, default=row)
-
-    def plot_curves(self, experiment, figure="mean_accuracy"):
-        """Figure 3: a figure over the epochs, mean and interval of the seeds.
-
-        Returns: matplotlib `Axes`.
+        Returns:
+            matplotlib `Axes`.
         """
         curves = {}
-        for row in self.rows(experiment):
-            values = np.array([figures[figure] for figures in self.runs[row].values()])
-            curves[self.label(row)] = interval(FIGURES[figure][1] * values)
-        name, factor, _ = FIGURES[figure]
-        return visualization.plot_bands(curves, f"{name} (%)" if factor == 100 else name)
+        for row in self.trained_rows(experiment):
+            values = [figures["mean_accuracy"] for figures in self.runs[row].values()]
+            curves[self.label(row)] = interval(100 * np.array(values))
+        return visualization.plot_bands(curves, "mean accuracy (%)")
 
-    def differences(self, experiment, figure="mean_iou"):
-        """Each row less the first one: dict from its label to mean, low and high."""
-        first = EXPERIMENTS[experiment].rows[0]
-        return {
-            self.label(row): interval(FIGURES[figure][1] * values)
-            for row in self.rows(experiment)
-            if row != first and len(values := self.values(row, figure, first))
-        }
+    def plot_differences(self, experiment):
+        """The mean IoU of each row less the first one's, mean and interval of the seeds.
 
-    def plot_differences(self, experiment, figure="mean_iou"):
-        """Each row less the first one, mean and interval of the seeds.
-
-        Returns: matplotlib `Axes`.
+        Returns:
+            matplotlib `Axes`; None where no row has a seed in common with the first one.
         """
         first = EXPERIMENTS[experiment].rows[0]
-        name, factor, _ = FIGURES[figure]
-        unit = ", points" if factor == 100 else ""
-        xlabel = f"{name} less {self.label(first)}'s{unit}"
-        return visualization.plot_intervals(self.differences(experiment, figure), xlabel)
+        rows = [row for row in self.trained_rows(experiment) if row != first]
+        values = {self.label(row): 100 * self.values(row, "mean_iou", first) for row in rows}
+        differences = {label: interval(found) for label, found in values.items() if len(found)}
+        if not differences:
+            return None
+        xlabel = f"mean IoU less {self.label(first)}'s, points"
+        return visualization.plot_intervals(differences, xlabel)
 
-    def write_table(self, folder, experiment):
-        """Writes the table as EXPERIMENT.md, and returns it."""
-        table = self.table(experiment)
-        with replacing(Path(folder) / f"{experiment}.md") as path:
-            path.write_text(table, "utf-8")
-        return table
+    def write(self, folder, experiment):
+        """Writes an experiment's table and plots.
 
-    def write_plots(self, folder, experiment):
-        """Writes the curves as EXPERIMENT_curves.png and, if any, differences as EXPERIMENT.png."""
-        path = Path(folder) / f"{experiment}.png"
+        The table is EXPERIMENT.md, the curves are EXPERIMENT_curves.png, the differences, if any,
+        EXPERIMENT.png.
+
+        Returns:
+            The table.
+        """
+        table, path = self.table(experiment), Path(folder) / f"{experiment}.png"
+        with replacing(path.with_suffix(".md")) as written:
+            written.write_text(table, "utf-8")
         with replacing(path.with_stem(f"{experiment}_curves")) as written:
             visualization.save_plot(self.plot_curves(experiment), written)
-        if not self.differences(experiment):
+        if axes := self.plot_differences(experiment):
+            with replacing(path) as written:
+                visualization.save_plot(axes, written)
+        else:
             remove(path)
-            return
-        with replacing(path) as written:
-            visualization.save_plot(self.plot_differences(experiment), written)
+        return table
 
 
 def interval(values):
     """Mean over the first axis, and the limits of its 95 % interval by Student's t.
 
-    Args: values, (seeds, ...).
-    Returns: mean, low and high, (...); the limits are NaN for one seed.
+    Args:
+        values: (seeds, ...).
+
+    Returns:
+        Mean, low and high, (...); the limits are NaN for one seed.
     """
     values = np.asarray(values, "float64")
     n, mean = len(values), values.mean(axis=0)
@@ -302,12 +299,12 @@ def interval(values):
     return mean, mean - half, mean + half
 
 
-def _interval(values, digits):
+def _format_mean(values, digits):
     mean, low, high = interval(values)
     return f"{mean:.{digits}f}" + ("" if math.isnan(low) else f" ± {high - mean:.{digits}f}")
 
 
-def _difference(values):
+def _format_difference(values):
     if not len(values):
         return ""
     mean, low, high = interval(values)
@@ -318,12 +315,8 @@ def _difference(values):
     return f"{mean:+.2f} ({low:+.2f} to {high:+.2f}, {seeds}){clear}"
 
 
-def _epochs(found):
-    return ", ".join("never" if epoch is None else str(epoch) for epoch in found)
-
-
-def _figures(folder, epochs):
-    """Figures of a run, epoch by epoch; none where it is not finished."""
+def read_figures(folder, epochs):
+    """Figures of a run, epoch by epoch: dict from their names to lists; {} of an unfinished one."""
     log = folder / "cross_entropy.csv"
     rows = state.rows(log)
     if len(rows) < epochs:

@@ -1,13 +1,8 @@
-"""Does the aggregation help? The paper's comparisons (Tables I and III, Figure 3) and those that it
-leaves out, as experiments: rows of a table that one recipe trains with several seeds.
+"""Training and timing of rows.
 
 With the same seed all rows see the same crops in the same order. Figures are those of the last
-epoch, when the learning rate has come to 0, on the validation split; no epoch is chosen by them. A
-row's mean has the 95 % interval of Student's t over seeds, and so has its difference from the
-baseline, seed by seed: with three seeds and more it is called clear where its interval leaves 0
-out. (So is one in twenty of the rows that differ by nothing, and those of a table share the runs of
-the baseline; and the interval is of trainings, not of other images.) The learning rate is one for
-all rows, and tuned for none.
+epoch, when the learning rate has come to 0, on the validation split; no epoch is chosen by them.
+The learning rate is one for all rows, and tuned for none.
 """
 
 import functools
@@ -21,16 +16,17 @@ import numpy as np
 
 from keras_sanet import _files, models, pipeline, training
 from keras_sanet._files import remove, replacing
-from keras_sanet.experiments import protocol
 from keras_sanet.experiments.protocol import (
-    _COSTS,
+    COSTS,
     PROTOCOL,
     RESULTS,
-    _portable,
-    _read_costs,
-    _read_protocol,
+    as_stored,
+    protocol,
+    read_costs,
+    read_protocol,
+    without_folders,
 )
-from keras_sanet.experiments.results import Results, _figures
+from keras_sanet.experiments.results import Results, read_figures
 from keras_sanet.experiments.rows import EXPERIMENTS, build
 from keras_sanet.summary import Summary
 from keras_sanet.training import run_folder
@@ -42,92 +38,98 @@ def begin(folder, dataset, **changes):
     Args:
         folder: of experiments, new or not.
         dataset: the data set.
-        changes: of `protocol`.
+        **changes: of `protocol`.
 
-    Raises: ValueError where the experiments began with another value (a file of weights by its
-        name, for it may lie elsewhere now), other images or masks or on another backend, and where
-        the folder holds results without their runs; as `protocol`.
+    Raises:
+        ValueError: the experiments began with another value (a file of weights by its name, for it
+            may lie elsewhere now), other images or masks, or on another backend; the folder holds
+            results without their runs; as `protocol`.
     """
     folder = Path(folder)
-    images = {"classes": dataset.num_classes}
     found = _files.plain(protocol(dataset.name, **changes))
     if any(folder.glob("*/seed-*/config.json")):
-        asked, found = found, _read_protocol(folder)
+        wanted, found = found, read_protocol(folder / PROTOCOL)
         given = [name for name, value in changes.items() if value is not None]
         for name in ("dataset", *given):
-            if _portable(asked)[name] != _portable(found)[name]:
+            if without_folders(wanted)[name] != without_folders(found)[name]:
                 raise ValueError(
                     f"The experiments in {folder} began with {name} {found[name]}, and their rows "
-                    f"can't be compared with others. Received: {asked[name]}. Give another folder."
+                    f"can't be compared with others. Received: {wanted[name]}. Give another folder."
                 )
-            found[name] = asked[name]
+            found[name] = wanted[name]
     elif (folder / RESULTS).is_file():
         raise ValueError(
             f"{folder / RESULTS} is of runs that are not there, and would be lost. Give another "
             "folder."
         )
     else:
-        remove(folder / _COSTS)
+        remove(folder / COSTS)
+    images = {"classes": dataset.num_classes}
     for split in ("train", found["val_split"]):
         listed = json.dumps(run_folder.files_of(dataset.samples(split)))
         images[split] = hashlib.sha256(listed.encode()).hexdigest()
-    backend = keras.backend.backend()
+    backend, words = keras.backend.backend(), f"The experiments in {folder} began"
     if found.setdefault("backend", backend) != backend:
         raise ValueError(
-            f"The experiments in {folder} began on {found['backend']}, and their rows can't be "
-            f"compared with others. The backend is {backend}. Give another folder."
+            f"{words} on {found['backend']}, and their rows can't be compared with others. The "
+            f"backend is {backend}. Give another folder."
         )
     if found.setdefault("images", images) != images:
         raise ValueError(
-            f"The experiments in {folder} began with other images, masks or classes of "
-            f"{dataset.name}, and their rows can't be compared with others. Give another folder."
+            f"{words} with other images, masks or classes of {dataset.name}, and their rows can't "
+            "be compared with others. Give another folder."
         )
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / PROTOCOL) as path:
-        path.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+        path.write_text(json.dumps(as_stored(found), indent=2) + "\n", "utf-8")
     return found
 
 
-def train(dataset, row, seed, protocol, folder, verbose=0):
+def train(dataset, row, seed, protocol, folder, *, verbose=0):
     """Trains a row with a seed, or goes on with it; what is finished stays.
 
-    Keras's session is cleared before, and its seeds are set.
+    Keras's session is cleared before, and its seeds are set. The run is in ROW/seed-SEED of the
+    folder, and keeps config.json, data.json and the figures of each epoch.
 
     Args:
         dataset: with the splits train and that of the protocol.
-        row, protocol: see `build`.
+        row: name of `ROWS`.
         seed: of new weights, dropout, order and crops.
-        folder: of the experiments; the run is in its ROW/seed-SEED (see `runs`), and keeps
-            config.json, data.json and the figures of each epoch.
+        protocol: what `begin` returns.
+        folder: of the experiments.
         verbose: of `model.fit`.
 
-    Returns: the figures of the last epoch, a dict by the names of `FIGURES`.
+    Returns:
+        The figures of the last epoch, a dict by the names of `FIGURES`.
 
-    Raises: FileExistsError where another process is at it; as `training.fit`.
+    Raises:
+        FileExistsError: another process is at it.
+        ArithmeticError: the loss is not finite.
     """
-    folder = Path(folder) / row / f"seed-{seed}"
+    folder, epochs = Path(folder) / row / f"seed-{seed}", protocol["epochs"]
     with _files.locked(folder):
-        if not _figures(folder, protocol["epochs"]):
+        if not read_figures(folder, epochs):
             keras.utils.clear_session()
             keras.utils.set_random_seed(seed)
-            scale = {"image_scale": protocol["image_scale"]}
-            data = pipeline.make_dataset(
-                dataset, "train", tuple(protocol["crop"]), protocol["batch_size"], seed=seed,
-                scale_range=protocol["scale_range"], **scale,
+            make = functools.partial(
+                pipeline.make_dataset, dataset, image_scale=protocol["image_scale"]
+            )
+            data = make(
+                split="train", crop_size=tuple(protocol["crop_size"]), seed=seed,
+                batch_size=protocol["batch_size"], scale_range=protocol["scale_range"],
             )  # fmt: skip
-            val = pipeline.make_dataset(
-                dataset, protocol["val_split"], None, protocol["val_batch_size"], training=False,
-                **scale,
-            )  # fmt: skip
+            val = make(
+                split=protocol["val_split"], batch_size=protocol["val_batch_size"], training=False
+            )
             training.fit(
-                build(row, dataset.num_classes, protocol), data, val, folder, protocol["epochs"],
+                build(row, dataset.num_classes, protocol), data, val, folder=folder, epochs=epochs,
                 learning_rate=protocol["learning_rate"],
                 head_learning_rate_multiple=protocol["head_learning_rate_multiple"],
-                arguments={"row": row, "seed": seed, **protocol}, verbose=verbose,
+                arguments={"row": row, "seed": seed, **as_stored(protocol)}, verbose=verbose,
             )  # fmt: skip
         for name in ("cross_entropy.keras", "cross_entropy_state.keras", "tensorboard"):
             remove(folder / name)
-        found = _figures(folder, protocol["epochs"])
+        found = read_figures(folder, epochs)
     return {name: values[-1] for name, values in found.items()}
 
 
@@ -137,13 +139,13 @@ def add_costs(folder, experiment, protocol, rounds=5):
     Times are relative to the experiment's first row, trained or not; experiments that begin with
     the same one share them.
     """
-    path, first = Path(folder) / _COSTS, EXPERIMENTS[experiment].rows[0]
-    known = _read_costs(path)
-    of_rows = known.setdefault(first, {})
-    missing = [row for row in Results.load(folder).rows(experiment) if row not in of_rows]
+    path, first = Path(folder) / COSTS, EXPERIMENTS[experiment].rows[0]
+    known = read_costs(path)
+    shared = known.setdefault(first, {})
+    missing = [row for row in Results.load(folder).trained_rows(experiment) if row not in shared]
     if missing:
         rows = list(dict.fromkeys([first, *missing]))
-        of_rows.update(costs(rows, protocol["images"]["classes"], protocol, rounds))
+        shared.update(costs(rows, protocol["images"]["classes"], protocol, rounds))
         with replacing(path) as written:
             written.write_text(json.dumps(known, indent=1) + "\n", "utf-8")
 
@@ -154,17 +156,23 @@ def costs(rows, num_classes, protocol, rounds=5):
     Its steps are timed in turn with those of the first row, for a machine that is slower for a
     while is so for both.
 
-    Args: rows, names; num_classes, protocol, see `build`; rounds, timed steps of each, after two.
-    Returns: dict from a row to its "parameters", "macs" (of the prediction of one crop) and
+    Args:
+        rows: their names.
+        num_classes: number of classes.
+        protocol: see `protocol`.
+        rounds: timed steps of each, after two.
+
+    Returns:
+        Dict from a row to its "parameters", "macs" (of the prediction of one crop) and
         "step_ratio" (of medians, to the first row's).
     """
-    rng, shape = np.random.default_rng(0), (protocol["batch_size"], *protocol["crop"])
+    rng, shape = np.random.default_rng(0), (protocol["batch_size"], *protocol["crop_size"])
     image = rng.integers(0, 256, (*shape, 3)).astype("uint8")
     mask = rng.integers(0, num_classes, shape).astype("uint8")
     found, first = {}, None
     for row in rows:
         model = build(row, num_classes, {**protocol, "weights": None, "other_weights": None})
-        counted = Summary(models.without_auxiliary(model), tuple(protocol["crop"]))
+        counted = Summary(models.without_auxiliary(model), protocol["crop_size"])
         training.compile(model, 1000)
         target = dict.fromkeys(model.output, mask) if isinstance(model.output, dict) else mask
         step = functools.partial(model.train_on_batch, image, target)
@@ -182,6 +190,3 @@ def costs(rows, num_classes, protocol, rounds=5):
             "step_ratio": round(float(medians[step] / medians[first]), 3),
         }
     return found
-
-
-# What files may hold

@@ -3,16 +3,28 @@
 import functools
 
 import keras
+from rich.progress import track
 
 from keras_sanet import backbones, measurement, models
 from keras_sanet._tables import html_lines, html_table
 from keras_sanet.summary import Summary
 
+_COLUMNS = {  # of figures: title, unit, digits
+    "parameters": ("M parameters", 1e6, 1), "gmac": ("GMAC", 1, 1), "gmac_ratio": ("ratio", 1, 2),
+    "paper_flops_ratio": ("paper's", 1, 2), "seconds": ("seconds", 1, 2), "memory": ("GB", 1e9, 2),
+    "memory_ratio": ("ratio", 1, 2), "paper_memory_ratio": ("paper's", 1, 2),
+}  # fmt: skip
+_TITLES = ["method", "stem", "size", *(title for title, _, _ in _COLUMNS.values())]
+_FIGURES = (
+    "method", "stem", "size", "parameters", "gmac", "gmac_ratio", "seconds", "memory",
+    "memory_ratio", "memory_kind", "paper_stem", "paper_flops", "paper_flops_ratio", "paper_memory",
+    "paper_memory_ratio", "reason",
+)  # fmt: skip
 _CLASSES = 40  # NYU Depth v2's; the paper does not say, and a class costs 0.001 % of SANet
 _REFERENCE = "PSPNet-50"
 
 
-def deeplab_v3_plus(num_classes, backbone="resnet50", image_size=(512, 512)):
+def deeplab_v3_plus(num_classes, backbone="resnet50", *, image_size=(512, 512)):
     """DeepLabV3+ of keras-hub on a backbone of ours, output stride 8.
 
     keras-hub has it with a ResNet-50 of output stride 32, and its Xception, the paper's stem, has
@@ -20,10 +32,15 @@ def deeplab_v3_plus(num_classes, backbone="resnet50", image_size=(512, 512)):
     where Chen et al. (2018) have two 3x3.
 
     Args:
-        num_classes: number of classes. backbone: a name of `backbones.build`.
+        num_classes: number of classes.
+        backbone: a name of `backbones.build`.
         image_size: (height, width) in pixels, multiples of 8.
-    Returns: `keras.Model`, images (batch, height, width, 3), 0..255, to logits.
-    Raises: ImportError where keras-hub is not installed.
+
+    Returns:
+        `keras.Model`, images (batch, height, width, 3), 0..255, to logits.
+
+    Raises:
+        ImportError: keras-hub is not installed.
     """
     try:
         from keras_hub import models as hub
@@ -55,31 +72,31 @@ _ROWS = (
 
 
 class TableII:
-    """Parameters, multiply-accumulates and, if asked, time and memory of the models of Table II.
+    """Parameters, multiply-accumulates and, if measured, time and memory of Table II's models.
 
-    For one image, beside the paper's figures, and both relative to PSPNet-50.
+    For one image, beside the paper's figures, and both relative to PSPNet-50. `print(TableII())` is
+    a Markdown table.
 
     Args:
         methods: names of the rows, None for all; PSPNet-50 must be one.
         measure: whether each model also predicts in a fresh process (`measurement.measure`).
         rounds: timed predictions of each.
-        track: a function that takes the rows and yields them, as a progress bar does.
+        verbose: whether a progress bar is shown.
 
     Attributes:
-        rows: list of dicts, for JSON: method, stem, size (pixels a side), parameters, gmac,
-            gmac_ratio, seconds, memory (bytes), memory_ratio, memory_kind ("resident", "gpu"),
-            paper_stem, paper_flops, paper_flops_ratio, paper_memory (G), paper_memory_ratio,
-            reason. What was not found is None; `reason` says why a model is left out.
-        summaries: dict from a method to its `Summary`. backend: name of Keras's.
+        rows: list of dicts by `_FIGURES`, for JSON: `size` in pixels a side, `memory` in bytes and
+            the paper's in G, `memory_kind` "resident" or "gpu", `reason` why a model is left out.
+            What was not found is None.
+        summaries: dict from a method to its `Summary`.
+        backend: name of Keras's.
 
-    `print(TableII())` is a Markdown table.
-
-    Raises: ValueError for an unknown method; as `measurement.measure`.
+    Raises:
+        ValueError: a method is not known; as `measurement.measure`.
 
     Reference: section IV-A, Table II.
     """
 
-    def __init__(self, methods=None, measure=False, rounds=3, track=iter):
+    def __init__(self, methods=None, *, measure=False, rounds=3, verbose=False):
         known = [row[0] for row in _ROWS]
         methods = known if methods is None else list(methods)
         if _REFERENCE not in methods or not set(methods) <= set(known):
@@ -87,41 +104,30 @@ class TableII:
                 f"`methods` must be {_REFERENCE} and others of {', '.join(known)}. Received: "
                 f"methods={methods}."
             )
-        self.backend = keras.backend.backend()
-        self.rows, self.summaries = [], {}
-        asked = [row for row in _ROWS if row[0] in methods]
-        for method, paper_stem, stem, size, flops, memory, builder in track(asked):
-            row = {
-                "method": method,
-                "stem": stem,
-                "size": size,
-                **dict.fromkeys(("parameters", "gmac", "gmac_ratio", "seconds")),
-                **dict.fromkeys(("memory", "memory_ratio", "memory_kind")),
-                "paper_stem": paper_stem,
-                "paper_flops": flops * 1e8,
-                "paper_flops_ratio": None,
-                "paper_memory": memory,
-                "paper_memory_ratio": None,
-                "reason": None,
-            }
+        self.backend, self.rows, self.summaries = keras.backend.backend(), [], {}
+        chosen = [row for row in _ROWS if row[0] in methods]
+        for method, paper_stem, stem, size, flops, memory, builder in track(
+            chosen, "Measuring", disable=not verbose
+        ):
+            row = {**dict.fromkeys(_FIGURES), "method": method, "stem": stem, "size": size}
+            row |= {"paper_stem": paper_stem, "paper_flops": flops * 1e8, "paper_memory": memory}
+            row["reason"] = None if builder else "no model of it is here"
             self.rows.append(row)
             if builder is None:
-                row["reason"] = "no model of it is here"
                 continue
             build = functools.partial(builder, _CLASSES, stem.replace("-", "").lower())
             try:
-                summary = Summary(build(), size)
+                summary = self.summaries[method] = Summary(build(), size)
             except ImportError as error:
                 row["reason"] = str(error)
                 continue
-            self.summaries[method] = summary
             row.update(parameters=summary.parameters, gmac=round(summary.macs / 1e9, 3))
             if measure:
                 found = measurement.measure(build, size, rounds=rounds)
                 row.update(seconds=found.seconds, memory=found.memory, memory_kind=found.kind)
         (reference,) = (row for row in self.rows if row["method"] == _REFERENCE)
-        for name in ("gmac", "memory", "paper_flops", "paper_memory"):
-            for row in self.rows:
+        for row in self.rows:
+            for name in ("gmac", "memory", "paper_flops", "paper_memory"):
                 if row[name] is not None:
                     row[f"{name}_ratio"] = round(row[name] / reference[name], 3)
 
@@ -130,40 +136,26 @@ class TableII:
         return {"table": "II", "backend": self.backend, "rows": self.rows}
 
     def __str__(self):
-        titles, *rows = self._cells()
-        lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
-        lines += [f"| {' | '.join(cells)} |" for cells in rows]
+        lines = [f"| {' | '.join(cells)} |" for cells in (_TITLES, *self._cells())]
+        lines.insert(1, f"|{'---|' * len(_TITLES)}")
         return "\n".join([*lines, "", *self._notes()])
 
     def __repr__(self):
         return f"<TableII: {', '.join(row['method'] for row in self.rows)} on {self.backend}>"
 
     def _repr_html_(self):
-        titles, *rows = self._cells()
-        return html_table(titles, rows, left=2) + html_lines(self._notes())
+        return html_table(_TITLES, self._cells(), left=2) + html_lines(self._notes())
 
     def _cells(self):
-        """The titles, and a row a model."""
-        titles = (
-            *("method", "stem", "size", "M parameters", "GMAC", "ratio", "paper's"),
-            *("seconds", "GB", "ratio", "paper's"),
-        )
-        rows = [titles]
-        for row in self.rows:
-            cells = [row["method"], row["stem"] or row["paper_stem"], str(row["size"])]
-            for name, unit, digits in (
-                ("parameters", 1e6, 1),
-                ("gmac", 1, 1),
-                ("gmac_ratio", 1, 2),
-                ("paper_flops_ratio", 1, 2),
-                ("seconds", 1, 2),
-                ("memory", 1e9, 2),
-                ("memory_ratio", 1, 2),
-                ("paper_memory_ratio", 1, 2),
-            ):
-                cells.append("" if row[name] is None else f"{row[name] / unit:.{digits}f}")
-            rows.append(cells)
-        return rows
+        """A list of texts a row, by `_TITLES`."""
+        return [
+            [row["method"], row["stem"] or row["paper_stem"], str(row["size"])]
+            + [
+                "" if row[name] is None else f"{row[name] / unit:.{digits}f}"
+                for name, (_, unit, digits) in _COLUMNS.items()
+            ]
+            for row in self.rows
+        ]
 
     def _notes(self):
         """The lines below the table."""

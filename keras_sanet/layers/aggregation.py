@@ -15,7 +15,7 @@ class FeatureAdapter(keras.layers.Layer):
 
         x'_t = w_t * psi(x_t)
 
-    psi is bilinear resizing (half-pixel centres, no antialiasing), w_t a 1x1 convolution without
+    psi is bilinear resizing (half-pixel centers, no antialiasing), w_t a 1x1 convolution without
     bias.
 
     Args:
@@ -26,14 +26,16 @@ class FeatureAdapter(keras.layers.Layer):
         inputs: (batch, height, width, channels).
         target: a map (batch, target height, target width, any), of which only the grid counts.
 
-    Returns: (batch, target height, target width, filters).
+    Returns:
+        A map, (batch, target height, target width, filters).
 
-    Raises: ValueError where `filters` is neither None nor a positive integer.
+    Raises:
+        ValueError: `filters` is neither None nor a positive integer.
 
     Reference: section III-A, Eq. 1.
     """
 
-    def __init__(self, filters=None, normalize=False, **kwargs):
+    def __init__(self, filters=None, *, normalize=False, **kwargs):
         super().__init__(**kwargs)
         self.filters = None if filters is None else integer("filters", filters)
         self.normalize = normalize
@@ -87,11 +89,13 @@ class ConvLSTMAggregator(keras.layers.Layer):
     Call arguments:
         inputs: list of m >= 1 maps of one shape, (batch, height, width, channels).
 
-    Returns: (batch, height, width, filters); (batch, m, height, width, filters) with
-        `return_sequences`.
+    Returns:
+        A map, (batch, height, width, filters); all of them, (batch, m, height, width, filters),
+        with `return_sequences`.
 
-    Raises: ValueError where an argument is not a positive integer, `kernel_size` is even, or
-        the maps differ in shape.
+    Raises:
+        ValueError: an argument is not a positive integer, `kernel_size` is even, or the maps differ
+            in shape.
 
     Example:
         y = ConvLSTMAggregator(256)([x0, x1, x2, x3, x4])
@@ -103,6 +107,7 @@ class ConvLSTMAggregator(keras.layers.Layer):
         self,
         filters,
         kernel_size=3,
+        *,
         dilation_rate=2,
         recurrent_dilation_rate=None,
         return_sequences=False,
@@ -142,8 +147,11 @@ class ConvLSTMAggregator(keras.layers.Layer):
     def gates(self, inputs):
         """What the cell does with each map, for looking at.
 
-        Args: inputs, as for the layer.
-        Returns: dict of "input", "forget", "output" (Eqs 2-4) and "candidate" (Eq. 5), each
+        Args:
+            inputs: as for the layer.
+
+        Returns:
+            Dict of "input", "forget", "output" (Eqs 2-4) and "candidate" (Eq. 5), each
             (batch, m, height, width, filters).
         """
         if not self.built:

@@ -9,7 +9,7 @@ a CPU it takes another road where the backend's own is slow:
 - a 3x3 convolution to far fewer channels multiplies first and adds the shifted products after
   (all backends);
 - XLA (JAX) computes the gradient of a kernel up to four times slower than as matrix products, and
-  that of a grouped convolution some 80 times slower than that of a dense one. So neighbouring
+  that of a grouped convolution some 80 times slower than that of a dense one. So neighboring
   groups are joined to chunks of at least `_CHUNK_CHANNELS` channels, and each chunk is one dense
   convolution with a block-diagonal kernel: the same sums, plus products with zeros.
 
@@ -50,9 +50,13 @@ class Conv2D(keras.layers.Conv2D):
     Weights and results are those of the stock layer. On TensorFlow without an accelerator, where
     XLA makes a training step slower, `compile(jit_compile="auto")` leaves XLA off.
 
-    Args: those of `keras.layers.Conv2D`.
-    Call arguments: inputs, (batch, height, width, channels).
-    Returns: (batch, new height, new width, filters).
+    Its arguments are those of `keras.layers.Conv2D`.
+
+    Call arguments:
+        inputs: (batch, height, width, channels).
+
+    Returns:
+        A map, (batch, new height, new width, filters).
     """
 
     def __init__(self, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""Batch normalisation by the backends' fused kernels."""
+"""Batch normalization by the backends' fused kernels."""
 
 import math
 
@@ -18,7 +18,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     are those of the whole batch; `synchronized` is never needed, and not saved.
 
     Where a channel has one value in the batch (one image on a grid of one cell) its variance would
-    be 0, and the result `beta` whatever the value. Such a step is normalised by the moving
+    be 0, and the result `beta` whatever the value. Such a step is normalized by the moving
     statistics, as in inference, with gradients for the value; then they follow it:
 
         mean     <- momentum x mean     + (1 - momentum) x value
@@ -30,9 +30,14 @@ class BatchNormalization(keras.layers.BatchNormalization):
     square of the distance from the mean that the layer began with. Of two values the variance is
     biased as the stock layer's is.
 
-    Args: those of `keras.layers.BatchNormalization`; momentum 0.9 (PyTorch's 0.1) and epsilon 1e-5.
-    Call arguments: inputs, (batch, height, width, channels).
-    Returns: a map of the same shape.
+    Its arguments are those of `keras.layers.BatchNormalization`; momentum is 0.9 (PyTorch's 0.1)
+    and epsilon 1e-5 if not given.
+
+    Call arguments:
+        inputs: (batch, height, width, channels).
+
+    Returns:
+        A map of the same shape.
     """
 
     def __init__(self, axis=-1, momentum=0.9, epsilon=1e-5, **kwargs):
@@ -45,8 +50,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         if single is False:
             return self._normalize(inputs, True, mask)
         outputs = self._normalize(inputs, False, mask)  # before the statistics move
-        of_batch = self._normalize(inputs, True, mask)
-        return outputs if single is True else ops.where(single, outputs, of_batch)
+        batch_outputs = self._normalize(inputs, True, mask)
+        return outputs if single is True else ops.where(single, outputs, batch_outputs)
 
     def _normalize(self, inputs, batch_statistics, mask):
         """By the statistics of the batch, which the moving ones follow, or by the moving ones."""

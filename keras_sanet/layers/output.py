@@ -8,7 +8,7 @@ from keras_sanet.layers.resizing import resize
 
 
 def check_classes(channels, class_names, palette):
-    """Raises ValueError where names or colours are not one a class."""
+    """Raises ValueError where names or colors are not one a class."""
     classes = classes_of(channels)
     one = ": one channel is of background and foreground" * (channels == 1)
     for name, entries in (("class_names", class_names), ("palette", palette)):
@@ -23,7 +23,7 @@ def check_classes(channels, class_names, palette):
 class SegmentationOutput(keras.layers.Layer):
     """Resizes logits to the image bilinearly, in float32 under any dtype policy.
 
-    It carries the names and colours of the classes, so that a `.keras` file knows them. Logits of
+    It carries the names and colors of the classes, so that a `.keras` file knows them. Logits of
     one channel are of two classes, background and foreground.
 
     Args:
@@ -34,17 +34,17 @@ class SegmentationOutput(keras.layers.Layer):
         logits: (batch, any height, any width, classes).
         image: (batch, height, width, any), of which only the size counts.
 
-    Returns: float32 logits, (batch, height, width, classes).
+    Returns:
+        Logits, float32 (batch, height, width, classes).
 
-    Raises: ValueError where `class_names` or `palette` has not one entry a class.
+    Raises:
+        ValueError: `class_names` or `palette` has not one entry a class.
     """
 
-    def __init__(self, class_names=None, palette=None, dtype="float32", **kwargs):
+    def __init__(self, class_names=None, palette=None, *, dtype="float32", **kwargs):
         super().__init__(dtype=dtype, **kwargs)
         self.class_names = None if class_names is None else [str(name) for name in class_names]
-        self.palette = (
-            None if palette is None else [[int(value) for value in rgb] for rgb in palette]
-        )
+        self.palette = None if palette is None else [[int(n) for n in rgb] for rgb in palette]
 
     def build(self, logits_shape, image_shape=None):
         check_classes(logits_shape[-1], self.class_names, self.palette)
@@ -56,8 +56,5 @@ class SegmentationOutput(keras.layers.Layer):
         return (*image_shape[:3], logits_shape[-1])
 
     def get_config(self):
-        return {
-            **super().get_config(),
-            "class_names": self.class_names,
-            "palette": self.palette,
-        }
+        names = {"class_names": self.class_names, "palette": self.palette}
+        return {**super().get_config(), **names}

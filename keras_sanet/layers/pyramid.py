@@ -14,7 +14,7 @@ from keras_sanet.layers.resizing import resizing_matrix, weigh_rows
 class PyramidPooling(keras.layers.Layer):
     """Pools a map to small grids, and fuses it with them by one 3x3 convolution.
 
-    For each n of `bins` the map is averaged over an n x n grid of cells, taken to `branch_filters`
+    For each n of `bins` the map is averaged over an n x n grid of cells, taken to `filters`
     channels (1x1, batch norm or bias, ReLU) and resized back bilinearly. The map and all branches,
     in the order of `bins`, are concatenated and fused (3x3, batch norm, ReLU).
 
@@ -24,11 +24,10 @@ class PyramidPooling(keras.layers.Layer):
     changes the result by rounding only.
 
     Args:
-        filters: channels of the result.
+        filters: channels of each branch and of the result.
         bins: cells a side of each grid. The paper's "bin sizes" 60, 30, 20, 15, 10 are the pooling
             windows on a 60 x 60 map, that is grids of 1, 2, 3, 4, 6. None: no pyramid, the 3x3
             alone.
-        branch_filters: channels of a branch; as many as `filters` if None.
         normalize_branches: whether a batch norm follows the 1x1 of each branch, as in PSPNet, or a
             bias. In training, batch norm sees n x n values an image and channel there: one of a
             single image where n is 1, which `BatchNormalization` takes by its moving statistics.
@@ -36,52 +35,42 @@ class PyramidPooling(keras.layers.Layer):
     Call arguments:
         inputs: (batch, height, width, channels), of any height and width.
 
-    Returns: (batch, height, width, filters).
+    Returns:
+        A map, (batch, height, width, filters).
 
-    Raises: ValueError where `filters`, `branch_filters` or a bin is not a positive integer.
+    Raises:
+        ValueError: `filters` or a bin is not a positive integer.
     """
 
-    def __init__(
-        self,
-        filters=512,
-        bins=(1, 2, 3, 4, 6),
-        branch_filters=None,
-        normalize_branches=True,
-        **kwargs,
-    ):
+    def __init__(self, filters=512, bins=(1, 2, 3, 4, 6), *, normalize_branches=True, **kwargs):
         super().__init__(**kwargs)
         self.filters = integer("filters", filters)
         bins = () if bins is None else integers("bins", bins)
         self.bins = bins or None
-        if branch_filters is not None:
-            branch_filters = integer("branch_filters", branch_filters)
-        self.branch_filters = branch_filters
         self.normalize_branches = normalize_branches
         policy = self.dtype_policy
         self.convolutions = [
             Conv2D(
-                self.branch_filters or self.filters,
+                self.filters,
                 1,
                 use_bias=not normalize_branches,
                 dtype=policy,
                 name=f"branch{n}_conv",
             )
-            for n in self.bins or ()
+            for n in bins
         ]
         self.normalizations = [
             BatchNormalization(name=f"branch{n}_bn", dtype=policy) if normalize_branches else None
-            for n in self.bins or ()
+            for n in bins
         ]
         self.normalization = BatchNormalization(name="bn", dtype=policy)
 
     def build(self, input_shape):
         widths = self._widths(input_shape[-1])
-        for n, convolution, normalization in zip(
-            self.bins or (), self.convolutions, self.normalizations
-        ):
-            convolution.build((None, n, n, widths[0]))
+        for convolution, normalization in zip(self.convolutions, self.normalizations):
+            convolution.build((None, None, None, widths[0]))
             if normalization is not None:
-                normalization.build((None, n, n, widths[1]))
+                normalization.build((None, None, None, self.filters))
         self.kernel = self.add_weight(
             (3, 3, sum(widths), self.filters), "glorot_uniform", name="kernel"
         )
@@ -89,7 +78,7 @@ class PyramidPooling(keras.layers.Layer):
 
     def _widths(self, channels):
         """Channels of the map and of each branch, as the kernel reads them."""
-        return [channels] + [self.branch_filters or self.filters] * len(self.convolutions)
+        return [channels] + [self.filters] * len(self.convolutions)
 
     def call(self, inputs, training=None):
         if self.bins:
@@ -133,12 +122,18 @@ class PyramidPooling(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.filters)
 
+    @classmethod
+    def from_config(cls, config):
+        config = dict(config)
+        if config.get("branch_filters", 0) is None:  # files of 0.1.0 say so
+            del config["branch_filters"]
+        return cls(**config)
+
     def get_config(self):
         return {
             **super().get_config(),
             "filters": self.filters,
             "bins": self.bins,
-            "branch_filters": self.branch_filters,
             "normalize_branches": self.normalize_branches,
         }
 

@@ -1,7 +1,7 @@
 """Bilinear resizing as two small matrices.
 
 The same on every backend, and for sizes that are known only when a graph runs, where
-`keras.ops.image.resize` fails on TensorFlow. Half-pixel centres, no antialiasing: PyTorch's
+`keras.ops.image.resize` fails on TensorFlow. Half-pixel centers, no antialiasing: PyTorch's
 `align_corners=False`.
 """
 

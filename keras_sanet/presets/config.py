@@ -28,6 +28,7 @@ import keras
 import numpy as np
 
 from keras_sanet import _files, backbones, datasets, models, recipes, saving
+from keras_sanet.layers import ConvLSTMAggregator
 from keras_sanet.presets.card import _card, _summary
 from keras_sanet.presets.hub import _download_from_hugging_face, _download_from_kaggle
 from keras_sanet.version import __version__
@@ -105,7 +106,7 @@ def from_preset(
     if str(preset).endswith(".keras"):
         model = saving.load_model(preset)
         if changes or not load_weights:
-            builder, arguments = models.describe(model)
+            builder, arguments = describe(model)
     else:
         file, found = _open(preset)
         builder, arguments = found["builder"], found["arguments"]
@@ -119,7 +120,7 @@ def from_preset(
         _copy_weights(source, model)
     if num_classes is class_names is palette is None:
         return model
-    return models.with_classes(model, num_classes, class_names, palette)
+    return models.with_classes(model, num_classes, class_names=class_names, palette=palette)
 
 
 def config(preset):
@@ -162,7 +163,7 @@ def save_preset(model, folder, figures=None, recipe=None, crop=None, licence=Non
         raise ValueError(f"`crop` must be (height, width). Received: crop={crop!r}.")
     folder = _check_folder(folder)
     try:
-        builder, arguments = models.describe(model)
+        builder, arguments = describe(model)
     except ValueError as error:
         raise ValueError(f'{error} Save such a model by model.save("model.keras").') from None
     if _layers(model) != _layers(_build(builder, arguments)):
@@ -173,7 +174,7 @@ def save_preset(model, folder, figures=None, recipe=None, crop=None, licence=Non
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _files.replacing(folder) as new:
         new.mkdir()
-        weights = saving.weights_of(model, new)
+        weights = saving.weight_bytes(model, new)
         (new / _WEIGHTS).write_bytes(_halved(weights) if dtype == "float16" else weights)
         described = {
             "format": _FORMAT,
@@ -422,3 +423,77 @@ def _find(preset):
         return folder / name
 
     return find
+
+
+def describe(model):
+    """The function of `models` and the arguments that make a model, read from its layers.
+
+    Args:
+        model: made by `models` with a backbone of `keras_sanet.backbones`, loaded from a file or
+            not.
+
+    Returns:
+        The name of the function, and the dict of its arguments in plain Python, of which
+        "backbone" is a dict, `variant` and `output_stride` of `backbones.build`.
+
+    Raises:
+        ValueError: another function, or another backbone, made it.
+    """
+    found = {layer.name: layer for layer in model.layers}
+    if not {"backbone", "dropout", "classifier", "logits"} <= found.keys():
+        raise ValueError(
+            f"The model {model.name!r} is no SANet, PSPNet or FCN of keras_sanet: it lacks one of "
+            "their layers backbone, dropout, classifier and logits."
+        )
+    backbone = backbones.describe(found["backbone"])
+    arguments = {
+        "num_classes": found["classifier"].filters,
+        "backbone": {key: backbone[key] for key in ("variant", "output_stride")},
+        "input_shape": list(model.input_shape[1:]),
+        "dropout": found["dropout"].rate,
+        "class_names": found["logits"].class_names,
+        "palette": found["logits"].palette,
+        "name": model.name,
+    }
+    if "pyramid_pooling" in found:
+        pyramid = found["pyramid_pooling"]
+        arguments["bins"] = list(pyramid.bins) if pyramid.bins else None
+        arguments["pyramid_filters"] = pyramid.filters
+        arguments["normalize_branches"] = pyramid.normalize_branches
+        if not any(name.startswith("adapter_") for name in found):
+            return "PSPNet", arguments
+        aggregator = found.get("aggregator")
+        if not _is_of_sanet(aggregator):
+            raise ValueError(
+                f"The model {model.name!r} has an `aggregator` of its own, so it can't be told by "
+                "the arguments of `SANet`. Save it as .keras."
+            )
+        arguments["aggregator_filters"] = aggregator.filters
+        arguments["aggregator_dilation_rate"] = aggregator.dilation_rate
+        maps = keras.tree.flatten(aggregator.input)  # of one tap Keras gives the tensor
+        adapted = [tensor._keras_history.operation.name for tensor in maps]
+        arguments["taps"] = [name.removeprefix("adapter_") for name in adapted]
+        arguments["normalize_taps"] = found[adapted[0]].normalize
+        grids = [name for name in found if name.startswith("grid_")]
+        arguments["grid"] = grids[0].removeprefix("grid_") if grids else None
+        arguments["fusion"] = "concatenate" if "fusion" in found else "aggregated"
+        if "fusion_conv" in found:
+            arguments["fusion"] = "add"
+        return "SANet", arguments
+    arguments["filters"] = found["head"].filters
+    skips = [name for name in found if name.startswith("skip_")]
+    arguments["skip"] = skips[0].removeprefix("skip_") if skips else None
+    arguments["auxiliary"] = None
+    if "auxiliary_classifier" in found:
+        index = found["auxiliary_classifier"].input._keras_history.tensor_index
+        arguments["auxiliary"] = sorted(found["backbone"].output)[index]  # as Keras flattens a dict
+    return "FCN", arguments
+
+
+def _is_of_sanet(aggregator):
+    """Whether `SANet` would make this layer of its arguments."""
+    if not isinstance(aggregator, ConvLSTMAggregator):
+        return False
+    own = aggregator.get_config()
+    kept = {name: own[name] for name in ("name", "dtype", "filters", "dilation_rate")}
+    return own == ConvLSTMAggregator(**kept).get_config()

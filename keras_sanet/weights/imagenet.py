@@ -239,7 +239,7 @@ def convert(backbone, checkpoint, output, **attributes):
         raise ValueError(f"`output` must end in .weights.h5. Received: {output}.")
     report = load_checkpoint(backbone, checkpoint)
     with _files.replacing(output) as temporary:
-        content = io.BytesIO(saving.weights_of(backbone, output.parent))
+        content = io.BytesIO(saving.weight_bytes(backbone, output.parent))
         with h5py.File(content, "r+") as file:
             file.attrs.update({**attributes, "sha256": _digest_of_arrays(file)})
         temporary.write_bytes(content.getvalue())
