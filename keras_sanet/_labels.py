@@ -178,3 +178,64 @@ def _of_pixels(sample_weight, labels):
         f"{tuple(labels.shape)}. Keras's `fit(class_weight=)` makes such weights, and does not fit "
         "masks: use `SegmentationLoss(class_weights=...)`."
     )
+
+
+def gives_probabilities(model):
+    """Whether a model gives probabilities, not logits.
+
+    Args:
+        model: a Keras model of images, or of a dict with "logits".
+
+    Returns:
+        True where it ends with a softmax or a sigmoid, followed at most by what keeps
+        probabilities: resizing, cropping, reshaping, casting, the mean of several. False where it
+        ends with another layer with an activation. None where that can't be seen: in a subclass of
+        `keras.Model`, behind a layer of one's own or arithmetic.
+    """
+    try:
+        outputs = model.output
+    except (AttributeError, ValueError):
+        return None
+    output = outputs.get("logits") if isinstance(outputs, dict) else outputs
+    return _is_probability(output) if isinstance(output, keras.KerasTensor) else None
+
+
+# Names of Keras's layers, operations and activations.
+_PROBABILITIES = {
+    "HardSigmoid", "Sigmoid", "Softmax", "Sparsemax", "hard_sigmoid", "sigmoid", "softmax",
+    "sparsemax",
+}  # fmt: skip
+_KEEPING = {
+    "ActivityRegularization", "Average", "AveragePooling2D", "Cast", "Clip", "CropImages",
+    "Cropping2D", "Dropout", "ExpandDims", "Flip", "GetItem", "Identity", "Permute", "Reshape",
+    "Resize", "Resizing", "SegmentationOutput", "Squeeze", "Transpose", "UpSampling2D",
+}  # fmt: skip
+
+
+def _is_probability(tensor, calls=()):
+    """`gives_probabilities` of a tensor of a functional model.
+
+    Args: calls, of the models around it: each a pair of the model and the node that calls it.
+    """
+    operation, index, position = tensor._keras_history
+    node = operation._inbound_nodes[index]
+    if isinstance(operation, keras.layers.InputLayer):
+        if not calls:
+            return None
+        model, node = calls[-1]
+        outer = [id(x) for x in model.inputs].index(id(tensor))
+        return _is_probability(node.input_tensors[outer], calls[:-1])
+    if isinstance(operation, keras.Model):
+        inner = getattr(operation, "outputs", None)
+        return _is_probability(inner[position], (*calls, (operation, node))) if inner else None
+    if type(operation).__module__.partition(".")[0] not in ("keras", "keras_sanet"):
+        return None
+    kind, activation = type(operation).__name__, getattr(operation, "activation", None)
+    applied = getattr(activation, "__name__", type(activation).__name__)
+    if {kind, applied} & _PROBABILITIES:
+        return True if getattr(operation, "axis", -1) in (-1, len(tensor.shape) - 1) else None
+    if kind in _KEEPING or (kind, applied) == ("Activation", "linear"):
+        inputs = node.input_tensors[:1] if kind == "SegmentationOutput" else node.input_tensors
+        known = {_is_probability(x, calls) for x in inputs}
+        return known.pop() if len(known) == 1 else None
+    return None if activation is None else False

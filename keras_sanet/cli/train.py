@@ -335,7 +335,7 @@ def _finish(model, dataset, output, scales, split="val"):
         mask = inference.predict_mask(model, image, scales=scales)
         overlay, colours = (
             visualization.overlay(image, mask, dataset.palette),
-            visualization.colour_mask(truth, dataset.palette),
+            visualization.color_mask(truth, dataset.palette),
         )
         rows.append((image, colours, overlay))
     size = rows[0][0].shape

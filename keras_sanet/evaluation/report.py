@@ -10,7 +10,7 @@ from PIL import Image
 from keras_sanet._files import replacing
 from keras_sanet.evaluation.figures import FIGURES
 from keras_sanet.inference import predict_mask
-from keras_sanet.visualization import colour_mask, errors
+from keras_sanet.visualization import color_mask, errors
 
 _SHOWN = 4  # images of each end
 _WIDTH = 480  # pixels of a picture
@@ -156,8 +156,8 @@ def _confusion(evaluation):
 def _pictures(name, image, truth, mask, palette):
     captions = {
         "image": image,
-        "truth": colour_mask(truth, palette),
-        "prediction": colour_mask(mask, palette),
+        "truth": color_mask(truth, palette),
+        "prediction": color_mask(mask, palette),
         "errors (red)": errors(image, truth, mask),
     }
     figures = "".join(
