@@ -11,14 +11,12 @@ from keras_sanet.cli.options import (
     _limit_pixels,
     _load_dataset,
     _load_model,
-    _tracked,
     _without_doubt,
 )
-from keras_sanet.evaluation import report
 
 
 def evaluate(options):
-    """Prints the figures of a saved model on a split, at the full size of its masks.
+    """Prints the metrics of a saved model on a split, at the full size of its masks.
 
     With --output, counts are kept image by image (images.jsonl), a run that was stopped goes on
     with the same command, and evaluation.json, .txt, classes.csv and report.html are written.
@@ -31,15 +29,17 @@ def evaluate(options):
             model,
             dataset,
             options.split,
-            options.output,
-            options.absent_as_zero,
-            track=lambda samples: _tracked(samples, "Evaluating"),
+            folder=options.output,
+            absent_as_zero=options.absent_as_zero,
+            verbose=True,
             **mode,
         )
     print(result)
     if options.output:
         path = Path(options.output) / "report.html"
-        report.write(path, result, model, dataset, options.split, options.batch_size)
+        evaluation.write_report(
+            path, result, model, dataset, options.split, batch_size=options.batch_size
+        )
         print(f"Report:    {path.resolve()}")
 
 
@@ -48,8 +48,8 @@ def compare(options):
     first, second = evaluation.load(options.first), evaluation.load(options.second)
     for folder, result in ((options.first, first), (options.second, second)):
         print(f"{folder}: {len(result.images)} images of {result.source}, {result.mode}")
-    for figure in evaluation.FIGURES:
-        print(evaluation.compare(first, second, figure))
+    for metric in evaluation.METRICS:
+        print(evaluation.compare(first, second, metric=metric))
 
 
 def predict(options):

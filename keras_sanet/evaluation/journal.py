@@ -43,7 +43,7 @@ def _header(header):
     names = header.get("class_names")
     n = len(names) if isinstance(names, list) else 0
 
-    def is_colour(value):
+    def is_color(value):
         return is_list(value, is_int, 0, 255) and len(value) == 3
 
     def is_category(ids):
@@ -56,7 +56,7 @@ def _header(header):
         "class_names": ("a list of names", lambda v: n > 0 and is_list(v, is_text)),
         "palette": (
             f"{n} lists of red, green and blue, 0 to 255",
-            lambda v: is_list(v, is_colour) and len(v) == n,
+            lambda v: is_list(v, is_color) and len(v) == n,
         ),
         "source": ("text", is_text),
         "mode": ("arguments of `inference.predict_probabilities`", _is_mode),
