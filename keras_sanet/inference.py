@@ -177,7 +177,8 @@ def predict_files(
         with named(source):
             probabilities = _predict(model, image, **mode)
         mask = mask_of(probabilities)
-        colors = palette or visualization.palette(classes_of(probabilities.shape[-1]))
+        if palette is None and {"color", "overlay"} & set(write):
+            palette = visualization.palette(classes_of(probabilities.shape[-1]))
         for kind in write:
             suffix = "npz" if kind == "probabilities" else "png"
             written.append(output / f"{source.stem}_{kind}.{suffix}")
@@ -188,9 +189,9 @@ def predict_files(
                 if kind == "mask":
                     picture = label_ids(mask) if label_ids else mask
                 elif kind == "color":
-                    picture = visualization.color_mask(mask, colors)
+                    picture = visualization.color_mask(mask, palette)
                 else:
-                    picture = visualization.overlay(image, mask, colors)
+                    picture = visualization.overlay(image, mask, palette)
                 Image.fromarray(picture).save(path)
     return written
 

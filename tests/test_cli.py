@@ -657,7 +657,7 @@ def test_wrong_options_are_told_before_anything_is_done(model, data, tmp_path):
         *("--window", 1, 2, 3),
     )
     assert code == 1
-    assert "error: `window` must be (height, width)" in error
+    assert "error: `window` must be one or two positive integers" in error
     assert not (tmp_path / "out").exists()
 
 
