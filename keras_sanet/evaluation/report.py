@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from keras_sanet._files import replacing
-from keras_sanet._tables import percent
+from keras_sanet._tables import html_table, percent
 from keras_sanet.evaluation.result import METRICS
 from keras_sanet.inference import predict_mask
 from keras_sanet.visualization import color_mask, errors
@@ -84,28 +84,25 @@ def write_report(path, result, model, dataset, split, *, batch_size=None):
 
 def _metrics(result):
     values = result.as_dict()
-    intervals = {
-        name: f"{percent(low)} to {percent(high)}"
-        for name, (low, high) in values["intervals_95"].items()
+    intervals = values["intervals_95"]
+    names = {
+        **METRICS,
+        "mean_category_iou": "mean category IoU",
+        "mean_instance_iou": "mean class iIoU",
+        "mean_category_instance_iou": "mean category iIoU",
     }
-    rows = [(words, percent(values[name]), intervals[name]) for name, words in METRICS.items()]
-    for name, words in (
-        ("mean_category_iou", "mean category IoU"),
-        ("mean_instance_iou", "mean class iIoU"),
-        ("mean_category_instance_iou", "mean category iIoU"),
-    ):
-        if name in values:
-            rows.append((words, percent(values[name]), ""))
-    cells = "".join(
-        f'<tr><th>{words}</th><td class="number">{value}</td><td class="note">{extent}</td></tr>'
-        for words, value, extent in rows
-    )
+    rows = [
+        (words, percent(values[name]), " to ".join(map(percent, intervals.get(name, ()))))
+        for name, words in names.items()
+        if name in values
+    ]
     how = ", ".join(f"{name}={value}" for name, value in result.mode.items())
     absent = "count as 0" if result.absent_as_zero else "are left out of the means"
     return (
-        f"<table>{cells}</table><p class=note>{len(result.images)} images at the size of their "
-        f"masks; percent, with 95 % of bootstrap samples over images. Void pixels do not count; "
-        f"absent classes {absent}. Prediction: {html.escape(how)}.</p>"
+        f"{html_table(('metric', 'percent', '95 % of samples'), rows)}<p class=note>"
+        f"{len(result.images)} images at the size of their masks; percent, with 95 % of bootstrap "
+        f"samples over images. Void pixels do not count; absent classes {absent}. Prediction: "
+        f"{html.escape(how)}.</p>"
     )
 
 
