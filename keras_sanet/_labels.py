@@ -22,9 +22,17 @@ def classes_of(channels):
 
 
 def scores(y_pred, from_logits=True):
-    """Logits or probabilities, (batch, height, width, channels), with a channel a class.
+    """Predictions with a channel a class.
 
-    Raises: ValueError where they are not of such a shape.
+    Args:
+        y_pred: logits or probabilities, (batch, height, width, channels).
+        from_logits: False where they are probabilities.
+
+    Returns:
+        A tensor (batch, height, width, classes).
+
+    Raises:
+        ValueError: they are not of such a shape.
     """
     shape = tuple(y_pred.shape)
     if len(shape) != 4 or not shape[-1]:
@@ -65,11 +73,13 @@ def read(y_true, y_pred, num_classes, ignore_class=255, sample_weight=None):
         sample_weight: weights of the images, (batch,), (batch, 1) or (batch, 1, 1), or of the
             pixels, (batch, height, width) or (batch, height, width, 1); None: all 1.
 
-    Returns: int32 ids, (batch, height, width), -1 where a pixel does not count; the float32 weights
-        of the pixels, of the same shape, or None; and whether a label is wrong, a bool scalar (for
+    Returns:
+        int32 ids, (batch, height, width), -1 where a pixel does not count; the float32 weights of
+        the pixels, of the same shape, or None; and whether a label is wrong, a bool scalar (for
         `refuse`; also where sizes differ that compiled code knows no sooner).
 
-    Raises: ValueError where the shapes are not as above.
+    Raises:
+        ValueError: the shapes are not as above.
     """
     y_true = tensor(y_true)
     labels = without_channel(y_true)
@@ -113,8 +123,14 @@ def read(y_true, y_pred, num_classes, ignore_class=255, sample_weight=None):
 def refuse(*checks):
     """An error where something is wrong, or NaN in compiled code, which can't raise.
 
-    Args: checks, pairs of a bool scalar, whether it is wrong, and a function that gives the text.
-    Returns: what to add to a result: 0, or in compiled code 0 or NaN.
+    Args:
+        *checks: pairs of a bool scalar, whether it is wrong, and a function that gives the text.
+
+    Returns:
+        What to add to a result: 0, or in compiled code 0 or NaN.
+
+    Raises:
+        ValueError: something is wrong, outside of compiled code.
     """
     wrong = checks[0][0]
     for flag, _ in checks[1:]:
@@ -215,7 +231,9 @@ _KEEPING = {
 def _is_probability(tensor, calls=()):
     """`gives_probabilities` of a tensor of a functional model.
 
-    Args: calls, of the models around it: each a pair of the model and the node that calls it.
+    Args:
+        tensor: output of an operation.
+        calls: pairs of a model around it and the node that calls that model.
     """
     operation, index, position = tensor._keras_history
     node = operation._inbound_nodes[index]

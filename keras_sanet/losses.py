@@ -192,7 +192,7 @@ def _read(y_true, y_pred, from_logits, ignore_class, sample_weight=None, void_ma
     """Ids and weights of `_labels.read`, predictions of a channel a class in float32, and 0, or
     what `_labels.refuse` gives where compiled code is given what is refused elsewhere.
 
-    Args: void_mask, whether all weights must be 0 or 1.
+    `void_mask` says that all weights must be 0 or 1.
     """
     y_pred = _labels.scores(ops.cast(y_pred, "float32"), from_logits)
     of_labels = (y_pred.shape[-1], ignore_class, sample_weight)
