@@ -168,7 +168,7 @@ def compare(dataset, images, masks, deployed, path):
         small = (Image.fromarray(array).resize((512, 256)) for array in (picture, *overlays))
         rows.append([np.array(page) for page in small])
     titles = ["image", "by windows (step 4)", "deployed (step 7)"]
-    visualization.sheet(rows, dataset.class_names, dataset.palette, titles).save(path)
+    visualization.sheet(rows, dataset.class_names, dataset.palette, titles=titles).save(path)
     print(f"{100 * np.mean(equal):.1f} % of the pixels are of the class of step 4. See {path}")
 
 

@@ -22,9 +22,17 @@ def classes_of(channels):
 
 
 def scores(y_pred, from_logits=True):
-    """Logits or probabilities, (batch, height, width, channels), with a channel a class.
+    """Predictions with a channel a class.
 
-    Raises: ValueError where they are not of such a shape.
+    Args:
+        y_pred: logits or probabilities, (batch, height, width, channels).
+        from_logits: False where they are probabilities.
+
+    Returns:
+        A tensor (batch, height, width, classes).
+
+    Raises:
+        ValueError: they are not of such a shape.
     """
     shape = tuple(y_pred.shape)
     if len(shape) != 4 or not shape[-1]:
@@ -65,11 +73,13 @@ def read(y_true, y_pred, num_classes, ignore_class=255, sample_weight=None):
         sample_weight: weights of the images, (batch,), (batch, 1) or (batch, 1, 1), or of the
             pixels, (batch, height, width) or (batch, height, width, 1); None: all 1.
 
-    Returns: int32 ids, (batch, height, width), -1 where a pixel does not count; the float32 weights
-        of the pixels, of the same shape, or None; and whether a label is wrong, a bool scalar (for
+    Returns:
+        int32 ids, (batch, height, width), -1 where a pixel does not count; the float32 weights of
+        the pixels, of the same shape, or None; and whether a label is wrong, a bool scalar (for
         `refuse`; also where sizes differ that compiled code knows no sooner).
 
-    Raises: ValueError where the shapes are not as above.
+    Raises:
+        ValueError: the shapes are not as above.
     """
     y_true = tensor(y_true)
     labels = without_channel(y_true)
@@ -113,8 +123,14 @@ def read(y_true, y_pred, num_classes, ignore_class=255, sample_weight=None):
 def refuse(*checks):
     """An error where something is wrong, or NaN in compiled code, which can't raise.
 
-    Args: checks, pairs of a bool scalar, whether it is wrong, and a function that gives the text.
-    Returns: what to add to a result: 0, or in compiled code 0 or NaN.
+    Args:
+        *checks: pairs of a bool scalar, whether it is wrong, and a function that gives the text.
+
+    Returns:
+        What to add to a result: 0, or in compiled code 0 or NaN.
+
+    Raises:
+        ValueError: something is wrong, outside of compiled code.
     """
     wrong = checks[0][0]
     for flag, _ in checks[1:]:
@@ -178,3 +194,66 @@ def _of_pixels(sample_weight, labels):
         f"{tuple(labels.shape)}. Keras's `fit(class_weight=)` makes such weights, and does not fit "
         "masks: use `SegmentationLoss(class_weights=...)`."
     )
+
+
+def gives_probabilities(model):
+    """Whether a model gives probabilities, not logits.
+
+    Args:
+        model: a Keras model of images, or of a dict with "logits".
+
+    Returns:
+        True where it ends with a softmax or a sigmoid, followed at most by what keeps
+        probabilities: resizing, cropping, reshaping, casting, the mean of several. False where it
+        ends with another layer with an activation. None where that can't be seen: in a subclass of
+        `keras.Model`, behind a layer of one's own or arithmetic.
+    """
+    try:
+        outputs = model.output
+    except (AttributeError, ValueError):
+        return None
+    output = outputs.get("logits") if isinstance(outputs, dict) else outputs
+    return _is_probability(output) if isinstance(output, keras.KerasTensor) else None
+
+
+# Names of Keras's layers, operations and activations.
+_PROBABILITIES = {
+    "HardSigmoid", "Sigmoid", "Softmax", "Sparsemax", "hard_sigmoid", "sigmoid", "softmax",
+    "sparsemax",
+}  # fmt: skip
+_KEEPING = {
+    "ActivityRegularization", "Average", "AveragePooling2D", "Cast", "Clip", "CropImages",
+    "Cropping2D", "Dropout", "ExpandDims", "Flip", "GetItem", "Identity", "Permute", "Reshape",
+    "Resize", "Resizing", "SegmentationOutput", "Squeeze", "Transpose", "UpSampling2D",
+}  # fmt: skip
+
+
+def _is_probability(tensor, calls=()):
+    """`gives_probabilities` of a tensor of a functional model.
+
+    Args:
+        tensor: output of an operation.
+        calls: pairs of a model around it and the node that calls that model.
+    """
+    operation, index, position = tensor._keras_history
+    node = operation._inbound_nodes[index]
+    if isinstance(operation, keras.layers.InputLayer):
+        if not calls:
+            return None
+        model, node = calls[-1]
+        outer = [id(x) for x in model.inputs].index(id(tensor))
+        return _is_probability(node.input_tensors[outer], calls[:-1])
+    if isinstance(operation, keras.Model):
+        inner = getattr(operation, "outputs", None)
+        return _is_probability(inner[position], (*calls, (operation, node))) if inner else None
+    if type(operation).__module__.partition(".")[0] not in ("keras", "keras_sanet"):
+        return None
+    kind, activation = type(operation).__name__, getattr(operation, "activation", None)
+    applied = getattr(activation, "__name__", type(activation).__name__)
+    if {kind, applied} & _PROBABILITIES:
+        return True if getattr(operation, "axis", -1) in (-1, len(tensor.shape) - 1) else None
+    if kind in _KEEPING or (kind, applied) == ("Activation", "linear"):
+        inputs = node.input_tensors[:1] if kind == "SegmentationOutput" else node.input_tensors
+        known = {_is_probability(x, calls) for x in inputs}
+        return known.pop() if len(known) == 1 else None
+    return None if activation is None else False

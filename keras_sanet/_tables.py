@@ -1,4 +1,4 @@
-"""Tables as HTML, for results that show themselves in a notebook."""
+"""Tables as HTML, for results that show themselves in a notebook, and numbers in them."""
 
 import html
 
@@ -29,3 +29,8 @@ def html_lines(lines):
 def rich_cells(table):
     """Titles and rows of a `rich.table.Table`."""
     return [c.header for c in table.columns], list(zip(*(c.cells for c in table.columns)))
+
+
+def percent(value):
+    """A share as text in percent, without the sign; "-" for None and NaN."""
+    return "-" if value is None or value != value else f"{100 * value:.2f}"

@@ -4,9 +4,9 @@ The protocols, all of which average class probabilities of equal weight (softmax
 where there is one channel; those of the model itself where it gives them):
 
 - whole image: one prediction. Exact; JAX compiles it anew for every size of image.
-- `bucket`: the same, padded right and below with ImageNet's mean colour to multiples of `bucket`
+- `bucket`: the same, padded right and below with ImageNet's mean color to multiples of `bucket`
   pixels, so that few sizes are compiled. Padding changes what the pyramid pools and what the
-  convolutions see at the border: figures differ from those of the whole image.
+  convolutions see at the border: metrics differ from those of the whole image.
 - `window`: windows of one size with a stride of two thirds of it, the last ones shifted inside,
   averaged where they overlap; an image smaller than the window is reflected. Compiled once.
 - `scales`, `flip`: one of the above for each size of the image, and for its mirror image.
@@ -16,53 +16,68 @@ every backend, and never compiled. Means are running ones, and resizing adds to 
 weighted difference from the other, so that equal numbers stay what they are to the last bit.
 """
 
+import collections
+import contextlib
 import inspect
-import operator
 from pathlib import Path
 
-import keras
 import numpy as np
 from keras import ops, tree
-from rich.progress import track
+from PIL import Image
 
+from keras_sanet import visualization
+from keras_sanet._arguments import integer, sides
 from keras_sanet._backend import compiles_each_shape, runs_on_cpu
+from keras_sanet._files import replacing
+from keras_sanet._labels import classes_of, gives_probabilities
+from keras_sanet._progress import track
 from keras_sanet.backbones.preprocessing import statistics
-from keras_sanet.datasets.files import VOID, read_image
+from keras_sanet.datasets.files import VOID, Frame, read_image
 from keras_sanet.datasets.listing import find_images
+
+WRITABLE = ("mask", "color", "overlay", "probabilities")
 
 
 def predict_probabilities(
     model,
     image,
+    *,
     scales=(1.0,),
     flip=False,
     window=None,
     bucket=None,
     batch_size=None,
     from_logits=None,
+    verbose="auto",
 ):
-    """Class probabilities of every pixel of one image, averaged over scales and mirror images.
+    """Class probabilities of every pixel, averaged over scales and mirror images.
 
     Args:
         model: images to logits or probabilities, or to a dict with "logits".
-        image: 0..255, (height, width, channels of the model), or the path of a file, read as RGB.
+        image: one picture, a list of pictures of any sizes, or a batch (batch, height, width,
+            channels). A picture is an array of 0..255, (height, width, channels of the model), a
+            Pillow image, or the path of a file, read as RGB.
         scales: factors of the image's size (bilinear, no antialiasing).
         flip: also predict the mirror image of each.
         window: (height, width) or one number for both, in pixels: predict by windows of this size.
             Best that of the training crops. None: the whole image.
         bucket: pad the whole image to multiples of so many pixels; None: don't.
         batch_size: windows computed at once, which bounds the memory. None: 4, and 1 with JAX on a
-            CPU. The whole image and its mirror image are computed one after the other.
+            CPU. Whole images and their mirror images are computed one after the other.
         from_logits: whether the model gives logits, or else probabilities. None: as its last
-            operations tell (`gives_probabilities`).
+            operations tell.
+        verbose: whether several pictures have a progress bar; "auto": on a terminal.
 
-    Returns: float32 (height, width, channels of the model's output), the size of the image whatever
-        the scales. One channel is the probability of the second of two classes.
+    Returns:
+        Of one picture float32 (height, width, channels of the model's output), the size of the
+        image whatever the scales. One channel is the probability of the second of two classes. Of
+        a list, a list of these; of a batch, one array of them.
 
-    Raises: ValueError, with the path if there is one, where the image is not of that shape, holds
-        NaN or floats of 0..1, or is of a size that the model does not take; where the model does
-        not give predictions of the image's size, or gives NaN, or it can't be told whether they
-        are probabilities; where another argument is not as above.
+    Raises:
+        ValueError: a picture (named by its path if it has one) is not of that shape, holds NaN or
+            floats of 0..1, or is of a size that the model does not take; the model does not give
+            predictions of the image's size, or gives NaN, or it can't be told whether they are
+            probabilities; another argument is not as above.
     """
     mode = complete(
         scales=scales,
@@ -72,59 +87,139 @@ def predict_probabilities(
         batch_size=batch_size,
         from_logits=from_logits,
     )
-    if not isinstance(image, (str, Path)):
-        return _predict(model, image, **mode)
-    pixels = read_image(image)
-    try:
-        return _predict(model, pixels, **mode)
-    except ValueError as error:
-        raise ValueError(f"{image}: {error}") from error
+    return _map(lambda picture: _predict(model, picture, **mode), image, verbose)
 
 
-def predict_mask(model, image, **mode):
-    """Class ids of every pixel of one image, (height, width); `mode`: see `predict_probabilities`.
+def predict_mask(model, image, *, verbose="auto", **mode):
+    """Class ids of every pixel.
 
-    Returns: see `mask_of`.
+    Args:
+        model: as for `predict_probabilities`.
+        image: one picture, a list or a batch of them, as for `predict_probabilities`.
+        verbose: as for `predict_probabilities`.
+        **mode: `scales`, `flip`, `window`, `bucket`, `batch_size`, `from_logits`: see there.
+
+    Returns:
+        Of one picture (height, width): uint8, or uint16 for more than 255 classes (255 is void). Of
+        one channel it is 1 above 0.5, and else 0. Of a list, a list of these; of a batch, one
+        array of them.
+
+    Raises:
+        ValueError: as `predict_probabilities`.
     """
-    return mask_of(predict_probabilities(model, image, **mode))
+    mode = complete(**mode)
+    return _map(lambda picture: mask_of(_predict(model, picture, **mode)), image, verbose)
+
+
+def _map(predict, image, verbose):
+    """What `predict` gives of one picture, or of each of several."""
+    if isinstance(image, (list, tuple)):
+        return [predict(picture) for picture in track(image, "Predicting", verbose)]
+    if not isinstance(image, (str, Path, Frame, Image.Image)):
+        image = ops.convert_to_numpy(image)
+        if image.ndim == 4 and len(image) > 0:
+            return np.stack([predict(picture) for picture in track(image, "Predicting", verbose)])
+    return predict(image)
 
 
 def mask_of(probabilities):
-    """The most probable class of every pixel, (height, width): uint8, or uint16 for more than 255
-    classes (255 is void). Of one channel it is 1 above 0.5, and else 0."""
+    """The most probable class of every pixel, as `predict_mask` returns it."""
     if probabilities.shape[-1] == 1:
         return (probabilities[..., 0] > 0.5).astype("uint8")
     dtype = "uint8" if probabilities.shape[-1] <= VOID else "uint16"
     return probabilities.argmax(axis=-1).astype(dtype)
 
 
-def predict_folder(model, folder, progress=True, **mode):
-    """Predicts the images of a folder one by one, in order of their names (2 before 10).
+def predict_files(
+    model, images, output, *, write=("mask", "overlay"), label_ids=None, verbose="auto", **mode
+):
+    """Predicts image files one by one, and writes what is asked for of each.
 
-    Args: model, mode: see `predict_probabilities`; folder, of image files; progress, whether to
-        show a progress bar.
-    Yields: the path of an image and its mask, see `predict_mask`.
+    Args:
+        model: as for `predict_probabilities`. Class names and colors are those of its layer
+            "logits", if it has them.
+        images: paths of images, or a folder of them.
+        output: folder to write into, made where it is missing.
+        write: which of `WRITABLE`: "mask", ids of the classes; "color", their colors; "overlay",
+            these over the image (all PNG); "probabilities", with the class names (NPZ).
+        label_ids: function from a mask of class ids to the ids that are written, such as
+            `datasets.cityscapes.label_ids`; None: the class ids.
+        verbose: whether to show a progress bar; "auto": on a terminal.
+        **mode: as for `predict_mask`.
+
+    Returns:
+        Paths of the files, `NAME_mask.png` and so on.
+
+    Raises:
+        ValueError: two images have one name, an image is not to be predicted (it is named), or
+            `write` holds something else.
     """
-    for path in track(find_images(folder), "Predicting", disable=not progress):
-        yield path, predict_mask(model, path, **mode)
+    mode = complete(**mode)
+    if isinstance(images, (str, Path)):
+        images = find_images(images)
+    images = [Path(image) if isinstance(image, str) else image for image in images]
+    unknown = sorted(set(write) - {*WRITABLE})
+    if unknown:
+        raise ValueError(f"`write` must be of {', '.join(WRITABLE)}. Received: {unknown}.")
+    stems = collections.Counter(image.stem for image in images)
+    twice = sorted(stem for stem, count in stems.items() if count > 1)
+    if twice:
+        raise ValueError(
+            f"Images of one name would overwrite each other's results: {', '.join(twice)}. "
+            "Predict them into different folders."
+        )
+    layer = next((x for x in getattr(model, "layers", ()) if x.name == "logits"), None)
+    palette, names = getattr(layer, "palette", None), getattr(layer, "class_names", None)
+    output, written = Path(output), []
+    output.mkdir(parents=True, exist_ok=True)
+    for source in track(images, "Predicting", verbose):
+        image = read_image(source)
+        with named(source):
+            probabilities = _predict(model, image, **mode)
+        mask = mask_of(probabilities)
+        if palette is None and {"color", "overlay"} & set(write):
+            palette = visualization.palette(classes_of(probabilities.shape[-1]))
+        for kind in write:
+            suffix = "npz" if kind == "probabilities" else "png"
+            written.append(output / f"{source.stem}_{kind}.{suffix}")
+            with replacing(written[-1]) as path:
+                if kind == "probabilities":
+                    np.savez(path, probabilities=probabilities, class_names=names or [])
+                    continue
+                if kind == "mask":
+                    picture = label_ids(mask) if label_ids else mask
+                elif kind == "color":
+                    picture = visualization.color_mask(mask, palette)
+                else:
+                    picture = visualization.overlay(image, mask, palette)
+                Image.fromarray(picture).save(path)
+    return written
 
 
 def complete(**mode):
-    """All arguments of `predict_probabilities` that say how, checked, with their defaults.
+    """All arguments of `predict_probabilities` that say how to predict, checked.
 
-    Args: mode, some of them.
-    Returns: dict of all, in plain Python: `scales` a tuple of floats, `window` one of two integers.
-    Raises: TypeError for an unknown name, ValueError for a value that is not as it should be.
+    Args:
+        **mode: some of them.
+
+    Returns:
+        Dict of all with their defaults, in plain Python: `scales` a tuple of floats, `window` one
+        of two integers.
+
+    Raises:
+        TypeError: an unknown name.
+        ValueError: a value is not as it should be.
     """
     parameters = inspect.signature(predict_probabilities).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    del defaults["verbose"]
     unknown = sorted(mode.keys() - defaults)
     if unknown:
         raise TypeError(f"Unknown arguments {', '.join(unknown)}. Known: {', '.join(defaults)}.")
     mode = {**defaults, **mode}
-    scales, window = mode["scales"], mode["window"]
+    scales, window, bucket = mode["scales"], mode["window"], mode["bucket"]
     try:
-        mode["scales"] = tuple(float(scale) for scale in _listed(scales))
+        mode["scales"] = tuple(map(float, scales if np.iterable(scales) else [scales]))
     except (TypeError, ValueError):
         mode["scales"] = ()
     if not mode["scales"] or not all(0 < scale < np.inf for scale in mode["scales"]):
@@ -136,100 +231,40 @@ def complete(**mode):
             f"from_logits={mode['from_logits']!r}."
         )
     if window is not None:
-        sides = tuple(_listed(window))
-        mode["window"] = tuple(map(_positive, sides * 2 if len(sides) == 1 else sides))
-        if len(mode["window"]) != 2 or None in mode["window"]:
-            raise ValueError(
-                "`window` must be (height, width) or one number for both, integers of at least 1 "
-                f"pixel. Received: window={window!r}."
-            )
+        one = np.iterable(window) and len(window) == 1
+        mode["window"] = sides("window", window[0] if one else window)
     for name in ("bucket", "batch_size"):
-        value = mode[name]
-        if value is not None and _positive(value) is None:
-            raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")
-    if window is not None and mode["bucket"] is not None:
+        if mode[name] is not None:
+            mode[name] = integer(name, mode[name])
+    if window is not None and bucket is not None:
         raise ValueError(
             "`bucket` is for whole images: windows are of one size anyway. Received: "
-            f"window={window} and bucket={mode['bucket']}."
+            f"window={window} and bucket={bucket}."
         )
     return mode
 
 
-def _listed(value):
-    """What is in a list, or the one value."""
-    return value if np.iterable(value) and not isinstance(value, str) else [value]
-
-
-def _positive(value):
-    """The integer of at least 1 that a value is, or None."""
+@contextlib.contextmanager
+def named(image):
+    """Context in which a ValueError names the file of an image."""
     try:
-        return operator.index(value) if operator.index(value) >= 1 else None
-    except TypeError:
-        return None
-
-
-def gives_probabilities(model):
-    """Whether a model gives probabilities, not logits.
-
-    True where it ends with a softmax or a sigmoid, followed at most by what keeps probabilities:
-    resizing, cropping, reshaping, casting, the mean of several. False where it ends with another
-    layer with an activation. None where that can't be seen: in a subclass of `keras.Model`, behind
-    a layer of one's own or arithmetic.
-    """
-    try:
-        outputs = model.output
-    except (AttributeError, ValueError):
-        return None
-    output = outputs.get("logits") if isinstance(outputs, dict) else outputs
-    return _is_probability(output) if isinstance(output, keras.KerasTensor) else None
-
-
-# Names of Keras's layers, operations and activations.
-_PROBABILITIES = {
-    "HardSigmoid", "Sigmoid", "Softmax", "Sparsemax", "hard_sigmoid", "sigmoid", "softmax",
-    "sparsemax",
-}  # fmt: skip
-_KEEPING = {
-    "ActivityRegularization", "Average", "AveragePooling2D", "Cast", "Clip", "CropImages",
-    "Cropping2D", "Dropout", "ExpandDims", "Flip", "GetItem", "Identity", "Permute", "Reshape",
-    "Resize", "Resizing", "SegmentationOutput", "Squeeze", "Transpose", "UpSampling2D",
-}  # fmt: skip
-
-
-def _is_probability(tensor, calls=()):
-    """`gives_probabilities` of a tensor of a functional model.
-
-    Args: calls, of the models around it: each a pair of the model and the node that calls it.
-    """
-    operation, index, position = tensor._keras_history
-    node = operation._inbound_nodes[index]
-    if isinstance(operation, keras.layers.InputLayer):
-        if not calls:
-            return None
-        model, node = calls[-1]
-        outer = [id(x) for x in model.inputs].index(id(tensor))
-        return _is_probability(node.input_tensors[outer], calls[:-1])
-    if isinstance(operation, keras.Model):
-        inner = getattr(operation, "outputs", None)
-        return _is_probability(inner[position], (*calls, (operation, node))) if inner else None
-    if type(operation).__module__.partition(".")[0] not in ("keras", "keras_sanet"):
-        return None
-    kind, activation = type(operation).__name__, getattr(operation, "activation", None)
-    applied = getattr(activation, "__name__", type(activation).__name__)
-    if {kind, applied} & _PROBABILITIES:
-        return True if getattr(operation, "axis", -1) in (-1, len(tensor.shape) - 1) else None
-    if kind in _KEEPING or (kind, applied) == ("Activation", "linear"):
-        inputs = node.input_tensors[:1] if kind == "SegmentationOutput" else node.input_tensors
-        known = {_is_probability(x, calls) for x in inputs}
-        return known.pop() if len(known) == 1 else None
-    return None if activation is None else False
+        yield
+    except ValueError as error:
+        raise ValueError(f"{image}: {error}") from error
 
 
 def _predict(model, image, scales, flip, window, bucket, batch_size, from_logits):
-    """`predict_probabilities` of an array."""
-    image = np.asarray(image)
-    of_floats, image = image.dtype.kind in "fb", image.astype("float32")
+    """`predict_probabilities` of one picture, whose mode is complete."""
+    mode = (scales, flip, window, bucket, batch_size, from_logits)
     channels = _input_shape(model)[-1] or 3
+    if isinstance(image, (str, Path, Frame)):
+        pixels = read_image(image)
+        with named(image):
+            return _predict(model, pixels, *mode)
+    if isinstance(image, Image.Image):
+        image = np.atleast_3d(image.convert({1: "L", 3: "RGB"}.get(channels, image.mode)))
+    image = np.asarray(image)
+    kind, image = image.dtype.kind, image.astype("float32")
     if image.ndim != 3 or image.shape[-1] != channels or 0 in image.shape:
         raise ValueError(
             f"`image` must be (height, width, {channels}) for this model. "
@@ -237,12 +272,13 @@ def _predict(model, image, scales, flip, window, bucket, batch_size, from_logits
         )
     if not np.isfinite(image).all():
         raise ValueError("`image` must hold numbers. Received: NaN or infinite values in it.")
-    if of_floats and 0 < image.max() <= 1:
+    # Whole numbers are of a dark image; of 0 and 1 alone only a mask is.
+    if image.max() <= 1 and (image.any() if kind == "b" else kind == "f" and (image % 1).any()):
         raise ValueError(
-            "`image` must be of 0..255. Received: floats up to "
+            f"`image` must be of 0..255. Received: numbers from {image.min():g} to "
             f"{image.max():g}, as of 0..1. Multiply them by 255."
         )
-    size, mean = image.shape[:2], _Mean()
+    size, mean, count = image.shape[:2], np.float32(0), 0
     for scale in scales:
         scaled = _resize(image, tuple(max(1, round(n * scale)) for n in size))
         views = [scaled, scaled[:, ::-1]] if flip else [scaled]
@@ -251,33 +287,20 @@ def _predict(model, image, scales, flip, window, bucket, batch_size, from_logits
         else:
             predicted = _by_windows(model, views, window, batch_size, from_logits)
         for mirror, probabilities in zip((1, -1), predicted):
-            mean.add(_resize(probabilities[:, ::mirror], size))
-    if np.isnan(mean.value).any():
+            count += 1
+            mean = mean + (_resize(probabilities[:, ::mirror], size) - mean) / np.float32(count)
+    if np.isnan(mean).any():
         raise ValueError(
             "The model's logits are NaN or infinite. Were its weights trained to NaN, or do they "
             "overflow in float16?"
         )
-    return mean.value
+    return mean
 
 
 def _input_shape(model):
     """(height, width, channels) of the model's images, None where any will do."""
     shape = getattr(model, "input_shape", None)  # subclasses of `keras.Model` may have none
     return shape[1:] if isinstance(shape, tuple) and len(shape) == 4 else (None, None, None)
-
-
-class _Mean:
-    """The mean of arrays of one shape, added one by one."""
-
-    def __init__(self):
-        self.value, self._count = None, 0
-
-    def add(self, array):
-        self._count += 1
-        if self._count == 1:
-            self.value = array
-        else:
-            self.value = self.value + (array - self.value) / np.float32(self._count)
 
 
 def _whole(model, image, bucket, from_logits):
@@ -390,7 +413,7 @@ def _probabilities(logits):
 
 
 def _resize(array, size):
-    """Bilinear, of (height, width, channels) to `size`: half-pixel centres, no antialiasing."""
+    """Bilinear, of (height, width, channels) to `size`: half-pixel centers, no antialiasing."""
     for axis, (new, old) in enumerate(zip(size, array.shape)):
         if new == old:
             continue

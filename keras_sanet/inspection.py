@@ -9,6 +9,7 @@ import os
 import numpy as np
 from PIL import Image
 
+from keras_sanet._progress import track
 from keras_sanet._tables import html_lines, html_table
 from keras_sanet.datasets.files import (
     VOID,
@@ -49,20 +50,20 @@ class _Finding:
 class Inspection:
     """Reads every sample of a data set once, on all cores.
 
+    `print(inspection)` shows all of it.
+
     Args:
         dataset: from `datasets.load`.
-        track: a function around the list of samples, such as `rich.progress.track`.
+        verbose: whether to show a progress bar; "auto": on a terminal.
 
     Attributes:
         dataset: the data set.
         pixels: dict from a split to the pixels of each class, int64 (classes + 1,), void last.
         problems: list of strings: what makes training unsafe. Empty if nothing does.
         notes: list of strings: what one should know.
-
-    `print(inspection)` shows all of it.
     """
 
-    def __init__(self, dataset, track=iter):
+    def __init__(self, dataset, *, verbose="auto"):
         self.dataset = dataset
         self.problems, self.notes = [], []
         self.pixels, self._present = {}, {}
@@ -70,10 +71,10 @@ class Inspection:
         samples = [(split, s) for split, group in dataset.splits.items() for s in group]
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
             findings = pool.map(lambda entry: _look(entry[1]), samples)
-            for (split, _), finding in zip(track(samples), findings):
+            for (split, _), finding in zip(track(samples, "Inspecting", verbose), findings):
                 self._findings[split].append(finding)
         for split in dataset.splits:
-            self._add(split, self._findings[split])
+            self._check(split, self._findings[split])
         self._compare_splits()
         self.notes += [f"left out: {text}." for text in describe(dataset.left_out)]
         if dataset.num_classes == 1:
@@ -93,7 +94,15 @@ class Inspection:
         The frequency of a class is its share of the pixels of the images that show it; its weight
         is the median of all frequencies divided by it. A class that never occurs weighs 0.
 
-        Returns: list of floats, one a class.
+        Args:
+            split: the split that is counted.
+
+        Returns:
+            List of floats, one a class.
+
+        Raises:
+            ValueError: the split is unknown, or no pixel of it has a class.
+
         Reference: Eigen, Fergus, 2015; used by SegNet (Badrinarayanan et al., 2017).
         """
         self.dataset.samples(split)  # an unknown split is an error
@@ -105,10 +114,18 @@ class Inspection:
         median = np.median(frequency[occurs])
         return np.where(occurs, median / np.where(occurs, frequency, 1), 0.0).tolist()
 
-    def sheet(self, rows=8, width=320):
+    def sheet(self, *, rows=8, width=320):
         """A page of images, and of masks over them: samples spread over all splits.
 
-        Returns: `PIL.Image.Image`.
+        Args:
+            rows: number of samples.
+            width: width of a picture, pixels.
+
+        Returns:
+            `PIL.Image.Image`.
+
+        Raises:
+            ValueError: no sample can be shown.
         """
         readable = [f.sample for group in self._findings.values() for f in group if not f.error]
         readable = [sample for sample in readable if sample.mask is not None]
@@ -119,13 +136,71 @@ class Inspection:
                 image, mask = self.dataset.read(readable[index])
             except ValueError:
                 continue  # an unknown id, among the problems
-            coloured = overlay(image, mask, self.dataset.palette)
-            pictures.append([_thumbnail(image, width), _thumbnail(coloured, width)])
+            colored = overlay(image, mask, self.dataset.palette)
+            pictures.append([_thumbnail(image, width), _thumbnail(colored, width)])
         if not pictures:
             raise ValueError(f"{self.dataset.name} has no sample that could be shown.")
         return sheet(pictures, self.dataset.class_names, self.dataset.palette)
 
-    def _add(self, split, findings):
+    def _check(self, split, findings):
+        """Counts the pixels of a split, and adds what is to be said of it."""
+        pixels, seen = self._count(split, findings)
+        classes, names = self.dataset.num_classes, self.dataset.class_names
+        problems, notes = [], []
+        problems += [finding.error for finding in findings if finding.error]
+        if not findings:
+            problems.append("no sample.")
+        binary = [f for f in findings if f.ids is not None and f.ids.tolist() == [0, VOID]]
+        if np.count_nonzero(pixels[:-1]) == 1 < classes:
+            hint = " A mask of two classes holds 0 and 1." if set(seen) == {0, VOID} else ""
+            problems.append(f"only one of {classes} classes occurs; ids: {ranges(seen)}.{hint}")
+        elif classes == 2 and binary:
+            notes.append(
+                f"{len(binary)} masks hold 0 and 255 alone, where others hold 1. 255 is void, or "
+                f"should it be 1? {_files(f.sample.mask for f in binary)}."
+            )
+        blended = [finding for finding in findings if finding.between]
+        if blended:
+            between = ranges(set().union(*(finding.between for finding in blended)))
+            text = (
+                "masks look resized with interpolation, for ids between those of two neighbors "
+                f"stand along the edges, {between}: {_files(f.sample.mask for f in blended)}."
+            )
+            if max(len(finding.between) for finding in blended) > 2:
+                problems.append(f"{text} Resize by nearest neighbor.")
+            else:
+                notes.append(f"{text} Or is that a class one pixel wide?")
+        palettes = sum(finding.mode == "P" for finding in findings)
+        if palettes:
+            notes.append(f"{palettes} masks have a palette; its indexes are taken.")
+        turned = [finding.sample.image for finding in findings if finding.orientation != 1]
+        if turned:
+            notes.append(
+                f"{len(turned)} images are turned as their EXIF orientation says, and their masks "
+                f"must fit them so: {_files(turned)}."
+            )
+        several = [finding.sample.image for finding in findings if finding.several]
+        if several:
+            notes.append(
+                f"{len(several)} images hold several pictures, of which the first is read: "
+                f"{_files(several)}."
+            )
+        official, count = self.dataset.counts.get(split), len(findings)
+        if official not in (None, count):
+            notes.append(f"{count} samples, officially {official}: is it complete?")
+        if pixels.any():
+            absent = [name for name, n in zip(names, pixels) if n == 0]
+            if absent:
+                off = " Are the ids one off?" if 0 in pixels[[0, -2]] else ""
+                notes.append(f"classes that never occur: {', '.join(absent)}.{off}")
+            if pixels[-1] > pixels[:-1].sum():
+                notes.append("more than half of the pixels are void.")
+        self.problems += [f"{split}: {text}" for text in problems]
+        self.notes += [f"{split}: {text}" for text in notes]
+
+    def _count(self, split, findings):
+        """Counts pixels by class, and names unknown ids; pixels by id in the files are returned,
+        too."""
         classes = self.dataset.num_classes
         pixels, present = np.zeros(classes + 1, "int64"), np.zeros(classes, "int64")
         unknown, seen = collections.defaultdict(list), collections.Counter()
@@ -133,75 +208,23 @@ class Inspection:
             if finding.ids is None:
                 continue
             seen.update(dict(zip(finding.ids.tolist(), finding.pixels.tolist())))
-            of_ids = self.dataset.classes_of(finding.ids)
-            for file_id in finding.ids[of_ids < 0].tolist():
-                unknown[file_id].append(str(finding.sample.mask))
-            known = of_ids >= 0
-            columns = np.where(of_ids[known] == VOID, classes, of_ids[known])
-            of_mask = np.bincount(columns, finding.pixels[known], classes + 1).astype("int64")
-            pixels += of_mask
-            present += np.where(of_mask[:-1] > 0, of_mask.sum(), 0)
+            class_ids = self.dataset.classes_of(finding.ids)
+            for file_id in finding.ids[class_ids < 0].tolist():
+                unknown[file_id].append(finding.sample.mask)
+            known = class_ids >= 0
+            columns = np.where(class_ids[known] == VOID, classes, class_ids[known])
+            counts = np.bincount(columns, finding.pixels[known], classes + 1).astype("int64")
+            pixels += counts
+            present += np.where(counts[:-1] > 0, counts.sum(), 0)
         self.pixels[split], self._present[split] = pixels, present
-
-        for file_id, files in unknown.items():
-            self.problems.append(
-                f"{split}: the id {file_id} is no class (known: "
-                f"{ranges(self.dataset.class_ids)}); it is in {_files(files)}."
-            )
+        self.problems += [
+            f"{split}: the id {file_id} is no class (known: {ranges(self.dataset.class_ids)}); it "
+            f"is in {_files(files)}."
+            for file_id, files in unknown.items()
+        ]
         if unknown and (hint := self._off_by_one(seen)):
             self.problems.append(f"{split}: {hint}")
-        self.problems += [f"{split}: {finding.error}" for finding in findings if finding.error]
-        if not findings:
-            self.problems.append(f"{split}: no sample.")
-        if np.count_nonzero(pixels[:-1]) == 1 < classes:
-            binary = " A mask of two classes holds 0 and 1." if set(seen) == {0, VOID} else ""
-            self.problems.append(
-                f"{split}: only one of {classes} classes occurs; ids: {ranges(seen)}.{binary}"
-            )
-        elif classes == 2:
-            binary = [f for f in findings if f.ids is not None and f.ids.tolist() == [0, VOID]]
-            if binary:
-                self.notes.append(
-                    f"{split}: {len(binary)} masks hold 0 and 255 alone, where others hold 1. 255 "
-                    f"is void, or should it be 1? {_files([str(f.sample.mask) for f in binary])}."
-                )
-        blended = [finding for finding in findings if finding.between]
-        if blended:
-            between = ranges(set().union(*(finding.between for finding in blended)))
-            text = (
-                f"{split}: masks look resized with interpolation, for ids between those of two "
-                f"neighbours stand along the edges, {between}: "
-                f"{_files([str(finding.sample.mask) for finding in blended])}."
-            )
-            if max(len(finding.between) for finding in blended) > 2:
-                self.problems.append(f"{text} Resize by nearest neighbour.")
-            else:
-                self.notes.append(f"{text} Or is that a class one pixel wide?")
-        modes = collections.Counter(finding.mode for finding in findings if finding.mode)
-        if modes["P"]:
-            self.notes.append(f"{split}: {modes['P']} masks have a palette; its indexes are taken.")
-        turned = [str(f.sample.image) for f in findings if f.orientation != 1]
-        if turned:
-            self.notes.append(
-                f"{split}: {len(turned)} images are turned as their EXIF orientation says, and "
-                f"their masks must fit them so: {_files(turned)}."
-            )
-        several = [str(f.sample.image) for f in findings if f.several]
-        if several:
-            self.notes.append(
-                f"{split}: {len(several)} images hold several pictures, of which the first is "
-                f"read: {_files(several)}."
-            )
-        official, count = self.dataset.counts.get(split), len(findings)
-        if official is not None and official != count:
-            self.notes.append(f"{split}: {count} samples, officially {official}: is it complete?")
-        if pixels.any():
-            absent = [name for name, n in zip(self.dataset.class_names, pixels) if n == 0]
-            if absent:
-                off = " Are the ids one off?" if 0 in pixels[[0, -2]] else ""
-                self.notes.append(f"{split}: classes that never occur: {', '.join(absent)}.{off}")
-            if pixels[-1] > pixels[:-1].sum():
-                self.notes.append(f"{split}: more than half of the pixels are void.")
+        return pixels, seen
 
     def _off_by_one(self, seen):
         """A sentence where all ids would be known if they were one less or one more."""
@@ -225,10 +248,10 @@ class Inspection:
                 continue  # a union of others, as VOC's trainval
             for finding in findings:
                 if finding.digest:
-                    places[finding.digest].append((split, str(finding.sample.image)))
+                    places[finding.digest].append((split, finding.sample.image))
         for group in places.values():
             splits = sorted({split for split, _ in group})
-            text = f"the same image in {' and '.join(splits)}: {_files([f for _, f in group])}."
+            text = f"the same image in {' and '.join(splits)}: {_files(f for _, f in group)}."
             if len(splits) > 1:
                 self.problems.append(text)
             elif len(group) > 1:
@@ -339,5 +362,7 @@ def _thumbnail(array, width):
 
 
 def _files(files):
+    """The first of some files, in words."""
+    files = [*map(str, files)]
     more = f" and {len(files) - _SHOWN} more" if len(files) > _SHOWN else ""
     return ", ".join(files[:_SHOWN]) + more

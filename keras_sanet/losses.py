@@ -20,11 +20,12 @@ from keras_sanet._backend import all_sum, histogram, replicas
 def lovasz_softmax(
     y_true,
     y_pred,
+    *,
     from_logits=True,
     ignore_class=255,
     classes="present",
     per_image=False,
-    num_bins=None,
+    num_bins=1024,
 ):
     """Lovász extension of the mean Jaccard loss (1 - IoU) over classes.
 
@@ -54,9 +55,11 @@ def lovasz_softmax(
         per_image: the mean of each image's loss instead of the loss of the whole batch.
         num_bins: number of bins; None is exact.
 
-    Returns: float32 scalar; 0 where all is void.
+    Returns:
+        float32 scalar; 0 where all is void.
 
-    Raises: ValueError where shapes, labels, `classes` or `num_bins` are not as above.
+    Raises:
+        ValueError: shapes, labels, `classes` or `num_bins` are not as above.
 
     Reference: Berman, Triki, Blaschko, "The Lovász-Softmax loss", CVPR 2018.
     """
@@ -120,12 +123,12 @@ def _sorted_loss(errors, foreground, valid):
     foreground = ops.take_along_axis(foreground, order, axis=-1)
     inside = ops.cast(foreground, "int32")
     outside = ops.cast(ops.take_along_axis(valid, order, axis=-1), "int32") - inside
-    weights = _weights(
-        foreground,
-        total=ops.sum(inside, axis=-1, keepdims=True),
-        inside_before=ops.cumsum(inside, axis=-1) - inside,
-        outside_before=ops.cumsum(outside, axis=-1) - outside,
-    )
+    total = ops.sum(inside, axis=-1, keepdims=True)
+    # J_k - J_{k-1} of `lovasz_softmax`; finite where the class is absent, `total` 0.
+    union = ops.cast(ops.maximum(total, 1), "float32")
+    union = union + ops.cast(ops.cumsum(outside, axis=-1) - outside, "float32")
+    missing = ops.cast(total - (ops.cumsum(inside, axis=-1) - inside), "float32")
+    weights = ops.where(foreground, 1 / union, missing / (union * (union + 1)))
     errors = ops.take_along_axis(errors, order, axis=-1)
     return ops.sum(errors * ops.stop_gradient(weights), axis=-1)
 
@@ -148,7 +151,8 @@ def _binned_loss(probabilities, foreground, valid, num_bins, row, per_image):
     counts = ops.cast(counts, "float32")
     counts = counts if per_image else all_sum(counts)
     larger = ops.sum(counts, axis=-1, keepdims=True) - ops.cumsum(counts, axis=-1)
-    (others, own), (others_larger, own_larger) = _pair(counts), _pair(larger)
+    others, own = counts[..., 0, :], counts[..., 1, :]
+    others_larger, own_larger = larger[..., 0, :], larger[..., 1, :]
     # With A of the class and n others in the bin, U = G + b before it and x = n / U, the means over
     # the bin of the weights of `lovasz_softmax` are log(1 + x) / n and
     # ((G - a) / (1 + x) - A (log(1 + x) / x - 1 / (1 + x)) / x) / U^2; near x = 0 by their series.
@@ -173,35 +177,22 @@ def _binned_loss(probabilities, foreground, valid, num_bins, row, per_image):
     return sums + ops.sum(own * of_own, axis=-1)
 
 
-def _weights(foreground, total, inside_before, outside_before):
-    """J_k - J_{k-1} of `lovasz_softmax`; an absent class (`total` 0) gets finite numbers."""
-    union = ops.cast(ops.maximum(total, 1), "float32") + ops.cast(outside_before, "float32")
-    missing = ops.cast(total, "float32") - ops.cast(inside_before, "float32")
-    return ops.where(foreground, 1 / union, missing / (union * (union + 1)))
-
-
-def _pair(x):
-    return x[..., 0, :], x[..., 1, :]
-
-
 def _check_classes(classes, num_classes):
     listed = isinstance(classes, (list, tuple)) and len(classes) > 0
-    ids = [as_integer(c) for c in classes] if listed else []
-    if listed and all(c is not None and 0 <= c < num_classes for c in ids):
-        return
-    if not listed and classes in ("present", "all"):
-        return
-    raise ValueError(
-        f'`classes` must be "present", "all" or a list of ids in 0..{num_classes - 1}. '
-        f"Received: classes={classes!r}."
-    )
+    if listed:
+        known = all(as_integer(c) is not None and 0 <= c < num_classes for c in classes)
+    if not (known if listed else classes in ("present", "all")):
+        raise ValueError(
+            f'`classes` must be "present", "all" or a list of ids in 0..{num_classes - 1}. '
+            f"Received: classes={classes!r}."
+        )
 
 
 def _read(y_true, y_pred, from_logits, ignore_class, sample_weight=None, void_mask=False):
     """Ids and weights of `_labels.read`, predictions of a channel a class in float32, and 0, or
     what `_labels.refuse` gives where compiled code is given what is refused elsewhere.
 
-    Args: void_mask, whether all weights must be 0 or 1.
+    `void_mask` says that all weights must be 0 or 1.
     """
     y_pred = _labels.scores(ops.cast(y_pred, "float32"), from_logits)
     of_labels = (y_pred.shape[-1], ignore_class, sample_weight)
@@ -229,12 +220,29 @@ class _PixelLoss(keras.losses.Loss):
     """A loss that is not a mean of pixel values, so that weights belong inside it.
 
     `call` returns a vector, never a scalar: Keras divides only vectors by the number of replicas,
-    and those of the reductions "sum" and None not either. `pixel_loss` returns the loss of the
+    and those of the reductions "sum" and None not either. `_batch_loss` returns the loss of the
     whole batch, the same on every replica; then gradients are those of one device (`all_sum`).
     """
 
-    lovasz_weight = 1.0
-    per_image = False
+    cross_entropy_weight, lovasz_weight, class_weights = 0.0, 1.0, None
+
+    def __init__(
+        self,
+        *,
+        from_logits=True,
+        ignore_class=255,
+        classes="present",
+        per_image=False,
+        num_bins=1024,
+        name="lovasz_softmax",
+        **kwargs,
+    ):
+        super().__init__(name=name, **kwargs)
+        self.from_logits = from_logits
+        self.ignore_class = ignore_class
+        self.classes = classes
+        self.per_image = per_image
+        self.num_bins = num_bins
 
     def __call__(self, y_true, y_pred, sample_weight=None):
         given = (_labels.tensor(y_true), *([] if sample_weight is None else [sample_weight]))
@@ -247,13 +255,23 @@ class _PixelLoss(keras.losses.Loss):
             y_true, y_pred, self.from_logits, self.ignore_class, *sample_weight,
             void_mask=self.lovasz_weight != 0,
         )  # fmt: skip
-        loss = fault + self.pixel_loss(ids, y_pred, weights)
-        return loss / replicas() if self._summed() else loss
+        summed = self.reduction in ("sum", "none", None)
+        loss = fault + self._batch_loss(ids, y_pred, weights, summed)
+        return loss / replicas() if summed else loss
 
-    def _summed(self):
-        return self.reduction in ("sum", "none", None)
+    def _batch_loss(self, ids, y_pred, weights, summed):
+        loss = ops.zeros((1,))
+        if self.cross_entropy_weight:
+            total, weight = _cross_entropy_sums(
+                ids, y_pred, self.from_logits, weights, self.class_weights
+            )
+            mean = ops.divide_no_nan(all_sum(total), all_sum(weight))
+            loss = loss + self.cross_entropy_weight * mean
+        if self.lovasz_weight:
+            loss = loss + self.lovasz_weight * self._lovasz(ids, y_pred, summed)
+        return loss
 
-    def _lovasz(self, ids, y_pred):
+    def _lovasz(self, ids, y_pred, summed):
         losses = _lovasz_softmax(
             ids, y_pred, self.from_logits, self.classes, self.per_image, self.num_bins
         )
@@ -264,37 +282,7 @@ class _PixelLoss(keras.losses.Loss):
         if not self.per_image:
             losses = images * losses
         total = ops.reshape(all_sum(ops.sum(losses)), (1,))
-        return total if self.per_image and self._summed() else total / all_sum(images)
-
-
-@keras.saving.register_keras_serializable(package="keras_sanet")
-class LovaszSoftmax(_PixelLoss):
-    """`lovasz_softmax` for `compile`.
-
-    Args: those of `lovasz_softmax`, and `name`, `reduction`, `dtype` of `keras.losses.Loss`.
-    Call arguments: y_true, y_pred as for `lovasz_softmax`; sample_weight, (batch,) or (batch,
-        height, width), 0 = void, 1 = counts, anything else is an error (NaN inside compiled code).
-    """
-
-    def __init__(
-        self,
-        from_logits=True,
-        ignore_class=255,
-        classes="present",
-        per_image=False,
-        num_bins=None,
-        name="lovasz_softmax",
-        **kwargs,
-    ):
-        super().__init__(name=name, **kwargs)
-        self.from_logits = from_logits
-        self.ignore_class = ignore_class
-        self.classes = classes
-        self.per_image = per_image
-        self.num_bins = num_bins
-
-    def pixel_loss(self, ids, y_pred, weights):
-        return self._lovasz(ids, y_pred)
+        return total if self.per_image and summed else total / all_sum(images)
 
     def get_config(self):
         return {
@@ -308,6 +296,27 @@ class LovaszSoftmax(_PixelLoss):
 
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
+class LovaszSoftmax(_PixelLoss):
+    """`lovasz_softmax` for `compile`.
+
+    Args:
+        from_logits: False where predictions are probabilities.
+        ignore_class: label of void pixels; None: there are none.
+        classes: "present", "all" or a list of ids, as for `lovasz_softmax`.
+        per_image: the mean of each image's loss instead of the loss of the whole batch.
+        num_bins: number of bins; None is exact.
+        name: name of the loss.
+        **kwargs: `reduction` and `dtype` of `keras.losses.Loss`.
+
+    Call arguments:
+        y_true: labels, as for `lovasz_softmax`.
+        y_pred: logits or probabilities, as for `lovasz_softmax`.
+        sample_weight: (batch,) or (batch, height, width), 0 = void, 1 = counts. Anything else is an
+            error (NaN inside compiled code).
+    """
+
+
+@keras.saving.register_keras_serializable(package="keras_sanet")
 class SegmentationLoss(_PixelLoss):
     """`cross_entropy_weight` x cross-entropy + `lovasz_weight` x Lovász-softmax.
 
@@ -316,73 +325,61 @@ class SegmentationLoss(_PixelLoss):
     binary one.
 
     Args:
-        cross_entropy_weight, lovasz_weight: factors; 0 leaves a term out.
+        cross_entropy_weight: factor of the cross-entropy; 0 leaves it out.
+        lovasz_weight: factor of Lovász-softmax; 0 leaves it out.
         class_weights: one weight a class for the cross-entropy, or None. (Keras's
             `fit(class_weight=)` does not fit masks.)
-        ignore_class, classes, num_bins, from_logits: those of `lovasz_softmax`.
+        name: name of the loss.
+        **kwargs: the other arguments of `LovaszSoftmax`.
 
-    Call arguments: y_true, y_pred as for `lovasz_softmax`; sample_weight, (batch,) or (batch,
-        height, width): any weights where `lovasz_weight` is 0, else 0 = void and 1 = counts.
+    Call arguments:
+        y_true: labels, as for `lovasz_softmax`.
+        y_pred: logits or probabilities, as for `lovasz_softmax`.
+        sample_weight: (batch,) or (batch, height, width): any weights where `lovasz_weight` is 0,
+            else 0 = void and 1 = counts.
 
-    Raises: ValueError where `class_weights` has not one entry a class.
+    Raises:
+        ValueError: `class_weights` has not one entry a class.
     """
 
     def __init__(
         self,
         cross_entropy_weight=1.0,
         lovasz_weight=1.0,
-        ignore_class=255,
+        *,
         class_weights=None,
-        classes="present",
-        num_bins=None,
-        from_logits=True,
         name="segmentation_loss",
         **kwargs,
     ):
         super().__init__(name=name, **kwargs)
         self.cross_entropy_weight = cross_entropy_weight
         self.lovasz_weight = lovasz_weight
-        self.ignore_class = ignore_class
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
-        self.classes = classes
-        self.num_bins = num_bins
-        self.from_logits = from_logits
-
-    def pixel_loss(self, ids, y_pred, weights):
-        loss = ops.zeros((1,))
-        if self.cross_entropy_weight:
-            total, weight = _cross_entropy_sums(
-                ids, y_pred, self.from_logits, weights, self.class_weights
-            )
-            mean = ops.divide_no_nan(all_sum(total), all_sum(weight))
-            loss = loss + self.cross_entropy_weight * mean
-        if self.lovasz_weight:
-            loss = loss + self.lovasz_weight * self._lovasz(ids, y_pred)
-        return loss
 
     def get_config(self):
         return {
             **super().get_config(),
             "cross_entropy_weight": self.cross_entropy_weight,
             "lovasz_weight": self.lovasz_weight,
-            "ignore_class": self.ignore_class,
             "class_weights": self.class_weights,
-            "classes": self.classes,
-            "num_bins": self.num_bins,
-            "from_logits": self.from_logits,
         }
 
 
-def cross_entropy_sums(y_true, y_pred, ignore_class=255, sample_weight=None, from_logits=True):
+def cross_entropy_sums(y_true, y_pred, *, ignore_class=255, sample_weight=None, from_logits=True):
     """Sum of weighted cross-entropies over the pixels that count, and the sum of the weights.
 
     Args:
-        y_true, y_pred, ignore_class, from_logits: as for `lovasz_softmax`.
+        y_true: labels, as for `lovasz_softmax`.
+        y_pred: logits or probabilities, as for `lovasz_softmax`.
+        ignore_class: label of void pixels; None: there are none.
         sample_weight: weights of images or pixels, or None.
+        from_logits: False where `y_pred` are probabilities.
 
-    Returns: two float32 scalars, NaN where compiled code is given a label that is no class.
+    Returns:
+        Two float32 scalars, NaN where compiled code is given a label that is no class.
 
-    Raises: as `lovasz_softmax`.
+    Raises:
+        ValueError: shapes or labels are not as above.
     """
     ids, weights, y_pred, fault = _read(y_true, y_pred, from_logits, ignore_class, sample_weight)
     total, weight = _cross_entropy_sums(ids, y_pred, from_logits, weights)

@@ -1,8 +1,8 @@
-"""Figures of the paper's tables (section IV-C), from one exact confusion matrix.
+"""Metrics of the paper's tables (section IV-C), from one exact confusion matrix.
 
 Rows are true classes, columns predicted ones; void pixels are in neither. A label that is neither a
 class nor void is an error (`labels`), and so is such a predicted id where the label is a class; in
-compiled code, which can't raise, the figures are NaN until `reset_state`. So they are everywhere
+compiled code, which can't raise, the metrics are NaN until `reset_state`. So they are everywhere
 after a NaN prediction.
 """
 
@@ -21,42 +21,32 @@ _LOW = 1 << 12
 
 
 def iou(hits, truth, predicted):
-    """TP / (TP + FP + FN) of the pixels of a class that are right, true and predicted (tensors or
-    NumPy arrays); NaN, 0 / 0, where it is in neither truth nor prediction."""
+    """Intersection over union, TP / (TP + FP + FN), of each class.
+
+    Args:
+        hits: pixels of a class that are right, (..., classes), a tensor or NumPy array.
+        truth: pixels that are of the class.
+        predicted: pixels that are taken for it.
+
+    Returns:
+        An array of that shape; NaN, 0 / 0, where a class is in neither truth nor prediction.
+    """
     return hits / (truth + predicted - hits)
 
 
-def iou_per_class(confusion):
-    """The IoU of each class, (classes,)."""
-    return iou(ops.diagonal(confusion), ops.sum(confusion, axis=1), ops.sum(confusion, axis=0))
-
-
 def accuracy(hits, truth):
-    """TP / (TP + FN) of the pixels of a class that are right and true; NaN where none is true."""
+    """Accuracy, TP / (TP + FN), of each class; arguments and result as for `iou`."""
     return hits / truth
-
-
-def accuracy_per_class(confusion):
-    """The accuracy of each class, (classes,)."""
-    return accuracy(ops.diagonal(confusion), ops.sum(confusion, axis=1))
-
-
-def pixel_accuracy(confusion):
-    """Share of the pixels that are right; 0 without pixels."""
-    return ops.divide_no_nan(ops.sum(ops.diagonal(confusion)), ops.sum(confusion))
-
-
-def mean_present(values):
-    """Mean over the classes that are not NaN; 0 without any."""
-    present = ops.logical_not(ops.isnan(values))
-    count = ops.sum(ops.cast(present, values.dtype))
-    return ops.divide_no_nan(ops.sum(ops.where(present, values, 0.0)), count)
 
 
 @_backend.jit("num_classes", "ignore_class", "sparse_y_pred", "from_logits")
 def _count(y_true, y_pred, sample_weight, num_classes, ignore_class, sparse_y_pred, from_logits):
-    """Pixels by true and predicted class, int32 (classes, classes); the same of weighted pixels,
-    float32, NaN where there is something wrong; whether labels are, and whether predicted ids."""
+    """Counts pixels by true and predicted class.
+
+    Returns:
+        Low and high words of the counts, int32 (classes, classes); weighted pixels, float32, NaN
+        where something is wrong; whether labels are wrong, and whether predicted ids are.
+    """
     n = num_classes
     if not sparse_y_pred:
         y_pred = _labels.scores(y_pred, from_logits)
@@ -75,41 +65,54 @@ def _count(y_true, y_pred, sample_weight, num_classes, ignore_class, sparse_y_pr
     matrix = ops.reshape(_backend.histogram(cells, n * n + 1, weights)[: n * n], (n, n))
     whole = ops.cast(matrix, "int32") if weights is None else ops.zeros((n, n), "int32")
     weighted = ops.zeros((n, n)) if weights is None else matrix
-    return whole, ops.where(broken, float("nan"), weighted), wrong, wrong_ids
+    weighted = ops.where(broken, float("nan"), weighted)
+    return whole % _LOW, whole // _LOW, weighted, wrong, wrong_ids
 
 
 class _ConfusionMetric(keras.metrics.Metric):
-    """A figure of the confusion matrix of all pixels seen since `reset_state`."""
+    """A metric of the confusion matrix of all pixels seen since `reset_state`."""
 
     _direction = "up"  # for Keras's callbacks of mode "auto"
+    _default_name = None
 
     def __init__(
         self,
         num_classes,
+        *,
         ignore_class=255,
         sparse_y_pred=False,
         class_names=None,
+        from_logits=True,
         name=None,
         dtype=None,
-        from_logits=True,
     ):
-        super().__init__(name=name, dtype=dtype)
-        num_classes = integer("num_classes", num_classes)
-        classes = _labels.classes_of(num_classes)
+        super().__init__(name=name or self._default_name, dtype=dtype)
+        self.num_classes = integer("num_classes", num_classes)
+        classes = self._classes = _labels.classes_of(self.num_classes)
         if class_names is not None and len(class_names) != classes:
             raise ValueError(
                 f"`class_names` must have one entry a class, {classes}. "
                 f"Received: {len(class_names)} entries."
             )
-        self.num_classes = num_classes
         self.ignore_class = ignore_class
         self.sparse_y_pred = sparse_y_pred
         self.class_names = class_names
         self.from_logits = from_logits
-        self._classes, shape = classes, (classes, classes)
+        shape = (classes, classes)
         self.low = self.add_variable(shape, "zeros", dtype="int32", name="low")
         self.high = self.add_variable(shape, "zeros", dtype="int32", name="high")
         self.weighted = self.add_variable(shape, "zeros", dtype="float32", name="weighted")
+
+    def _by_class(self, hits, truth, predicted):
+        """The metric of each class, (classes,), NaN where a class is absent."""
+        return accuracy(hits, truth)
+
+    def _of_all(self, hits, truth, predicted):
+        """The mean over the classes that are not absent; 0 without any."""
+        values = self._by_class(hits, truth, predicted)
+        present = ops.logical_not(ops.isnan(values))
+        count = ops.sum(ops.cast(present, values.dtype))
+        return ops.divide_no_nan(ops.sum(ops.where(present, values, 0.0)), count)
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         y_true, y_pred = _labels.tensor(y_true), _labels.tensor(y_pred)
@@ -127,7 +130,7 @@ class _ConfusionMetric(keras.metrics.Metric):
             raise ValueError(
                 f"`y_pred` must have {n} classes, `num_classes`. Received: shape {shape}."
             )
-        whole, weighted, wrong, wrong_ids = _count(
+        low, high, weighted, wrong, wrong_ids = _count(
             y_true,
             y_pred,
             sample_weight,
@@ -146,19 +149,21 @@ class _ConfusionMetric(keras.metrics.Metric):
                 ),
             ),
         )
-        self.low.assign_add(whole % _LOW)
-        self.high.assign_add(whole // _LOW)
+        self.low.assign_add(low)
+        self.high.assign_add(high)
         self.weighted.assign_add(weighted)
 
     def result(self):
         confusion = ops.cast(self.low, "float32") + ops.cast(self.high, "float32") * float(_LOW)
         broken = ops.isnan(ops.sum(self.weighted))
-        return ops.where(broken, float("nan"), self.figure(confusion + self.weighted))
+        return ops.where(broken, float("nan"), self._of_all(*_sums(confusion + self.weighted)))
 
     def confusion_matrix(self):
-        """The counts, a NumPy array (classes, classes): int64, or float64 with weighted pixels.
+        """The counts by true (rows) and predicted class.
 
-        It is NaN where the figures are.
+        Returns:
+            NumPy array (classes, classes): int64, or float64 with weighted pixels. It is NaN where
+            the metric is.
         """
         low, high, weighted = (
             ops.convert_to_numpy(v) for v in (self.low, self.high, self.weighted)
@@ -166,24 +171,10 @@ class _ConfusionMetric(keras.metrics.Metric):
         matrix = low.astype("int64") + _LOW * high.astype("int64")
         return matrix + weighted.astype("float64") if weighted.any() else matrix
 
-    def set_confusion_matrix(self, matrix):
-        """Restores counts, as `confusion_matrix` gives them; under several replicas too."""
-        matrix = np.asarray(matrix)
-        if matrix.shape != (self._classes, self._classes) or matrix.min() < 0:
-            raise ValueError(
-                f"`matrix` must hold ({self._classes}, {self._classes}) counts, none "
-                f"negative. Received: shape {matrix.shape}, least {matrix.min()}."
-            )
-        whole = matrix.astype("int64")
-        assign_sum(self.low, (whole % _LOW).astype("int32"))
-        assign_sum(self.high, (whole // _LOW).astype("int32"))
-        assign_sum(self.weighted, (matrix - whole).astype("float32"))
-
     def per_class(self):
-        """Dict from class name (or id) to its figure, Python floats; NaN for an absent class."""
-        values = ops.convert_to_numpy(
-            self.figure_per_class(ops.convert_to_tensor(self.confusion_matrix(), "float32"))
-        )
+        """Dict from class name (or id) to its metric, Python floats; NaN for an absent class."""
+        matrix = ops.convert_to_tensor(self.confusion_matrix(), "float32")
+        values = ops.convert_to_numpy(self._by_class(*_sums(matrix)))
         return dict(zip(self.class_names or range(self._classes), values.tolist()))
 
     def get_config(self):
@@ -196,6 +187,11 @@ class _ConfusionMetric(keras.metrics.Metric):
             "class_names": self.class_names,
             "from_logits": self.from_logits,
         }
+
+
+def _sums(confusion):
+    """Pixels of each class that are right, true and predicted."""
+    return ops.diagonal(confusion), ops.sum(confusion, axis=1), ops.sum(confusion, axis=0)
 
 
 def assign_sum(variable, value):
@@ -218,6 +214,8 @@ class MeanIoU(_ConfusionMetric):
         sparse_y_pred: True where predictions are class ids, False where logits or probabilities.
         class_names: names by class id, for `per_class`.
         from_logits: False where predictions of one channel are probabilities, 0.5 the threshold.
+        name: name in the logs, "mean_iou" by default.
+        dtype: as of every Keras metric; counts are integers whatever it is.
 
     Call arguments of `update_state`:
         y_true: labels, (batch, height, width) or (batch, height, width, 1).
@@ -227,45 +225,33 @@ class MeanIoU(_ConfusionMetric):
             2^24 pixels; void needs no weights.
     """
 
-    def __init__(self, num_classes, name="mean_iou", **kwargs):
-        super().__init__(num_classes, name=name, **kwargs)
+    _default_name = "mean_iou"
 
-    figure_per_class = staticmethod(iou_per_class)
-
-    def figure(self, confusion):
-        return mean_present(iou_per_class(confusion))
+    def _by_class(self, hits, truth, predicted):
+        return iou(hits, truth, predicted)
 
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
 class MeanAccuracy(_ConfusionMetric):
     """Mean over classes of TP / (TP + FN); classes that are not in the truth left out.
 
-    Args, call arguments: those of `MeanIoU`.
+    Arguments and call arguments are those of `MeanIoU`; the name is "mean_accuracy" by default.
     """
 
-    def __init__(self, num_classes, name="mean_accuracy", **kwargs):
-        super().__init__(num_classes, name=name, **kwargs)
-
-    figure_per_class = staticmethod(accuracy_per_class)
-
-    def figure(self, confusion):
-        return mean_present(accuracy_per_class(confusion))
+    _default_name = "mean_accuracy"
 
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
 class PixelAccuracy(_ConfusionMetric):
-    """Share of the pixels that are right; `per_class` gives each class's accuracy.
+    """Share of the pixels that are right; 0 without pixels. `per_class` gives the accuracies.
 
-    Args, call arguments: those of `MeanIoU`.
+    Arguments and call arguments are those of `MeanIoU`; the name is "pixel_accuracy" by default.
     """
 
-    def __init__(self, num_classes, name="pixel_accuracy", **kwargs):
-        super().__init__(num_classes, name=name, **kwargs)
+    _default_name = "pixel_accuracy"
 
-    figure_per_class = staticmethod(accuracy_per_class)
-
-    def figure(self, confusion):
-        return pixel_accuracy(confusion)
+    def _of_all(self, hits, truth, predicted):
+        return ops.divide_no_nan(ops.sum(hits), ops.sum(truth))
 
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
@@ -275,14 +261,18 @@ class CrossEntropy(keras.metrics.Metric):
     Unlike the mean of batch losses in Keras's logs, each pixel weighs the same: what the paper's
     checkpoints are chosen by (section IV-C).
 
-    Args: ignore_class, label of void pixels, None: there are none; from_logits, False where
-        predictions are probabilities.
-    Call arguments of `update_state`: as those of `MeanIoU`, without ids.
+    Args:
+        ignore_class: label of void pixels; None: there are none.
+        from_logits: False where predictions are probabilities.
+        name: name in the logs.
+        dtype: as of every Keras metric; sums are float32.
+
+    Call arguments of `update_state` are those of `MeanIoU`, without ids.
     """
 
     _direction = "down"  # for Keras's callbacks of mode "auto"
 
-    def __init__(self, ignore_class=255, name="cross_entropy", dtype=None, from_logits=True):
+    def __init__(self, *, ignore_class=255, from_logits=True, name="cross_entropy", dtype=None):
         super().__init__(name=name, dtype=dtype)
         self.ignore_class = ignore_class
         self.from_logits = from_logits
@@ -293,9 +283,9 @@ class CrossEntropy(keras.metrics.Metric):
         total, pixels = cross_entropy_sums(
             y_true,
             ops.convert_to_tensor(y_pred),
-            self.ignore_class,
-            sample_weight,
-            self.from_logits,
+            ignore_class=self.ignore_class,
+            sample_weight=sample_weight,
+            from_logits=self.from_logits,
         )
         self.total.assign_add(total)
         self.pixels.assign_add(pixels)

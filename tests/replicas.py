@@ -25,7 +25,7 @@ LOSSES = {
     "binned_sum": losses.LovaszSoftmax(num_bins=16, reduction="sum"),
     "binned_none": losses.LovaszSoftmax(num_bins=16, reduction=None),
     "binned_two_classes": losses.LovaszSoftmax(num_bins=16, classes=[0, 1]),
-    "per_image": losses.LovaszSoftmax(per_image=True),
+    "per_image": losses.LovaszSoftmax(per_image=True, num_bins=None),
     "per_image_sum": losses.LovaszSoftmax(num_bins=16, per_image=True, reduction="sum"),
 }
 

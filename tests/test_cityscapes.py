@@ -367,7 +367,7 @@ def test_an_instance_id_past_16_bits_is_named(rng, tmp_path):
 def test_a_kept_evaluation_keeps_its_instances(rng, tmp_path):
     draw_frames(tmp_path, rng)
     dataset = datasets.load("cityscapes", tmp_path)
-    found = evaluate(Red(), dataset, "val", tmp_path / "run")
+    found = evaluate(Red(), dataset, "val", folder=tmp_path / "run")
     np.testing.assert_array_equal(load(tmp_path / "run").instances, found.instances)
     assert "iIoU" in str(found) and "mean of categories" in str(found)
 

@@ -511,17 +511,17 @@ def test_overlays_mix_the_image_with_the_models_colours(predicted, data):
 def test_predict_writes_what_is_asked_for(model, data, tmp_path):
     code, _, error = call(
         *("predict", model, data / "images/val/val0.png", "--output", tmp_path),
-        *("--write", "probabilities", "colour", "mask"),
+        *("--write", "probabilities", "color", "mask"),
     )
     assert code == 0, error
-    names = {f"val0_{name}" for name in ("probabilities.npz", "colour.png", "mask.png")}
+    names = {f"val0_{name}" for name in ("probabilities.npz", "color.png", "mask.png")}
     assert {path.name for path in tmp_path.iterdir()} == names
     saved = np.load(tmp_path / "val0_probabilities.npz")
     mask = np.array(Image.open(tmp_path / "val0_mask.png"))
     assert saved["probabilities"].dtype == "float32"
     np.testing.assert_array_equal(saved["probabilities"].argmax(axis=-1), mask)
     np.testing.assert_array_equal(
-        np.array(Image.open(tmp_path / "val0_colour.png")),
+        np.array(Image.open(tmp_path / "val0_color.png")),
         np.array([[10, 20, 30], [200, 100, 0]])[mask],
     )
     assert (
@@ -659,7 +659,7 @@ def test_wrong_options_are_told_before_anything_is_done(model, data, tmp_path):
         *("--window", 1, 2, 3),
     )
     assert code == 1
-    assert "error: `window` must be (height, width)" in error
+    assert "error: `window` must be one or two positive integers" in error
     assert not (tmp_path / "out").exists()
 
 

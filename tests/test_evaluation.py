@@ -1,5 +1,6 @@
-"""Figures of a split against counts by hand."""
+"""Metrics of a split against counts by hand."""
 
+import copy
 import csv
 import dataclasses
 import json
@@ -14,13 +15,13 @@ from PIL import Image
 
 from keras_sanet import datasets
 from keras_sanet.evaluation import (
-    FIGURES,
+    METRICS,
     AbsentClasses,
     Evaluation,
     compare,
     evaluate,
     load,
-    read_figures,
+    read_metrics,
 )
 from keras_sanet.inference import predict_mask
 from keras_sanet.metrics import MeanAccuracy, MeanIoU, PixelAccuracy
@@ -113,7 +114,7 @@ def random_evaluation(rng, images=6, classes=5, absent=()):
 
 
 @pytest.mark.parametrize("absent", [(), (1, 3)], ids=["all classes", "two absent"])
-def test_figures_are_those_of_mmsegmentation(rng, absent):
+def test_metrics_are_those_of_mmsegmentation(rng, absent):
     found = random_evaluation(rng, absent=absent)
     # Its definitions: areas of intersection, prediction and label by class; means without NaN.
     intersect = np.array([found.confusion[i, i] for i in range(5)], float)
@@ -127,7 +128,7 @@ def test_figures_are_those_of_mmsegmentation(rng, absent):
 
 
 @pytest.mark.parametrize("absent", [(), (1, 3)], ids=["all classes", "two absent"])
-def test_figures_with_absent_classes_as_0_are_those_of_semseg(rng, absent):
+def test_metrics_with_absent_classes_as_0_are_those_of_semseg(rng, absent):
     found = dataclasses.replace(random_evaluation(rng, absent=absent), absent_as_zero=True)
     # Its definitions: 1e-10 keeps what is absent at 0; means over all classes.
     intersection, target = found.confusion.diagonal(), found.confusion.sum(1)
@@ -137,7 +138,7 @@ def test_figures_with_absent_classes_as_0_are_those_of_semseg(rng, absent):
     assert found.pixel_accuracy == pytest.approx(intersection.sum() / (target.sum() + 1e-10))
 
 
-def test_figures_are_those_of_the_metrics(rng):
+def test_metrics_are_those_that_training_computes(rng):
     result = Evaluation(list("abc"), [(0, 0, 0)] * 3, "x")
     metrics = [kind(3, sparse_y_pred=True) for kind in (MeanIoU, MeanAccuracy, PixelAccuracy)]
     for index in range(3):
@@ -161,11 +162,11 @@ def test_an_interval_holds_the_share_of_resampled_sets(rng):
     assert low < found.pixel_accuracy < high
 
 
-@pytest.mark.parametrize("figure", FIGURES)
-def test_the_interval_of_one_image_is_its_figure(rng, figure):
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_interval_of_one_image_is_its_metric(rng, metric):
     found = random_evaluation(rng, images=1)
-    value = getattr(found, figure)
-    assert found.interval(figure) == pytest.approx((value, value))
+    value = getattr(found, metric)
+    assert found.interval(metric) == pytest.approx((value, value))
 
 
 def test_intervals_repeat_by_seed(rng):
@@ -174,7 +175,7 @@ def test_intervals_repeat_by_seed(rng):
     assert found.interval(seed=1) != found.interval()
 
 
-def test_an_unknown_figure_is_refused_with_the_known_ones(rng):
+def test_an_unknown_metric_is_refused_with_the_known_ones(rng):
     with pytest.raises(ValueError, match="'iou'. Known: pixel_accuracy, mean_accuracy"):
         random_evaluation(rng).interval("iou")
 
@@ -187,7 +188,7 @@ def test_a_comparison_is_paired(rng):
         wrong = int(rng.integers(100, 900))
         first.add(str(index), np.array([[1000 - wrong, wrong], [0, 1000]]))
         second.add(str(index), np.array([[1020 - wrong, wrong - 20], [0, 1000]]))
-    found = compare(first, second, "pixel_accuracy")
+    found = compare(first, second, metric="pixel_accuracy")
     # 20 of 2000 pixels an image
     assert found.difference == pytest.approx(0.01)
     assert (found.low, found.high) == pytest.approx((0.01, 0.01))
@@ -232,24 +233,29 @@ class Stop(Exception):
     pass
 
 
-def stopping(after):
-    """A `track` that stops before the image of this number."""
+def watched(dataset, before):
+    """The data set, with a function that is called before each sample is read."""
+    other = copy.copy(dataset)
+    other.read = lambda sample: [before(sample), dataset.read(sample)][1]
+    return other
 
-    def track(samples):
-        for index, sample in enumerate(samples):
-            if index == after:
-                raise Stop
-            yield sample
 
-    return track
+def stopping(dataset, after):
+    """The data set, which stops before the image of this number."""
+
+    def stop(sample):
+        if sample == dataset.samples("val")[after]:
+            raise Stop
+
+    return watched(dataset, stop)
 
 
 def test_a_stopped_evaluation_goes_on_where_it_was(model, tmp_path):
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
     with pytest.raises(Stop):
-        evaluate(model, dataset, "val", folder, track=stopping(2))
+        evaluate(model, stopping(dataset, 2), "val", folder=folder)
     left = []
-    found = evaluate(model, dataset, "val", folder, track=lambda s: left.extend(s) or s)
+    found = evaluate(model, watched(dataset, left.append), "val", folder=folder)
     assert left == dataset.samples("val")[2:]
     np.testing.assert_array_equal(found.confusion, evaluate(model, dataset, "val").confusion)
     assert found.images == ["0", "1", "2"]
@@ -257,11 +263,11 @@ def test_a_stopped_evaluation_goes_on_where_it_was(model, tmp_path):
 
 def test_a_line_cut_off_by_a_kill_is_counted_again(model, tmp_path):
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
-    expected = evaluate(model, dataset, "val", folder).confusion
+    expected = evaluate(model, dataset, "val", folder=folder).confusion
     journal = folder / "images.jsonl"
     journal.write_bytes(journal.read_bytes()[:-7])
     left = []
-    found = evaluate(model, dataset, "val", folder, track=lambda s: left.extend(s) or s)
+    found = evaluate(model, watched(dataset, left.append), "val", folder=folder)
     assert left == dataset.samples("val")[2:]
     np.testing.assert_array_equal(found.confusion, expected)
 
@@ -269,10 +275,10 @@ def test_a_line_cut_off_by_a_kill_is_counted_again(model, tmp_path):
 @pytest.mark.parametrize("cut", [0, 10])
 def test_a_journal_cut_off_in_its_first_line_starts_anew(model, tmp_path, cut):
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
-    evaluate(model, dataset, "val", folder)
+    evaluate(model, dataset, "val", folder=folder)
     journal = folder / "images.jsonl"
     journal.write_bytes(journal.read_bytes()[:cut])
-    assert len(evaluate(model, dataset, "val", folder).images) == 3
+    assert len(evaluate(model, dataset, "val", folder=folder).images) == 3
 
 
 @pytest.mark.parametrize(
@@ -282,26 +288,26 @@ def test_a_journal_cut_off_in_its_first_line_starts_anew(model, tmp_path, cut):
 )
 def test_a_folder_of_another_evaluation_is_refused(model, tmp_path, change, named):
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
-    evaluate(model, dataset, "val", folder)
+    evaluate(model, dataset, "val", folder=folder)
     if change.pop("model", None):
         weights = model.get_weights()
         model = brightest(3)
         model.set_weights([-weight for weight in weights])
     with pytest.raises(ValueError, match=f"run holds an evaluation of another {named}"):
-        evaluate(model, dataset, "val", folder, **change)
+        evaluate(model, dataset, "val", folder=folder, **change)
 
 
 def test_a_folder_of_other_label_ids_is_refused(model, tmp_path):
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
-    evaluate(model, dataset, "val", folder)
+    evaluate(model, dataset, "val", folder=folder)
     other = dataclasses.replace(dataset, class_ids={**dataset.class_ids, 7: 0})
     with pytest.raises(ValueError, match="another class_ids"):
-        evaluate(model, other, "val", folder)
+        evaluate(model, other, "val", folder=folder)
 
 
 def test_a_folder_of_other_masks_is_refused(model, tmp_path):
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
-    evaluate(model, dataset, "val", folder)
+    evaluate(model, dataset, "val", folder=folder)
     samples = dataset.samples("val")
     coarse = [
         dataclasses.replace(s, mask=s.mask.rename(s.mask.with_name(f"coarse_{s.mask.name}")))
@@ -309,7 +315,7 @@ def test_a_folder_of_other_masks_is_refused(model, tmp_path):
     ]
     dataset.splits["val"] = coarse
     with pytest.raises(ValueError, match="another masks"):
-        evaluate(model, dataset, "val", folder)
+        evaluate(model, dataset, "val", folder=folder)
 
 
 def test_a_network_of_the_same_weights_but_other_strides_is_another(tmp_path):
@@ -322,9 +328,9 @@ def test_a_network_of_the_same_weights_but_other_strides_is_another(tmp_path):
         layer = keras.layers.Conv2D(3, 1, kernel_initializer="ones", name="logits")
         return keras.Model(inputs, layer(x), name="model")
 
-    evaluate(padded(1), dataset, "val", folder)
+    evaluate(padded(1), dataset, "val", folder=folder)
     with pytest.raises(ValueError, match="another model"):
-        evaluate(padded(2), dataset, "val", folder)
+        evaluate(padded(2), dataset, "val", folder=folder)
 
 
 def test_a_model_from_a_file_goes_on_with_its_own_evaluation(model, tmp_path):
@@ -332,39 +338,38 @@ def test_a_model_from_a_file_goes_on_with_its_own_evaluation(model, tmp_path):
     model.save(tmp_path / "a.keras")
     for _ in range(2):
         loaded = keras.saving.load_model(tmp_path / "a.keras")
-        assert len(evaluate(loaded, dataset, "val", folder).images) == 3
+        assert len(evaluate(loaded, dataset, "val", folder=folder).images) == 3
 
 
 def test_a_refused_argument_leaves_no_trace_in_the_folder(model, tmp_path):
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
     with pytest.raises(ValueError, match="`scales`"):
-        evaluate(model, dataset, "val", folder, scales=(0,))
+        evaluate(model, dataset, "val", folder=folder, scales=(0,))
     assert not folder.exists()
 
 
 @pytest.mark.parametrize("lines", [[1, 1], [1, 1, 2], [2, 1], [1, 2, 3, 3]], ids=str)
 def test_a_journal_that_two_runs_wrote_is_refused(model, tmp_path, lines):
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
-    evaluate(model, dataset, "val", folder)
+    evaluate(model, dataset, "val", folder=folder)
     journal = folder / "images.jsonl"
     written = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join(written[line] for line in [0, *lines]))
     with pytest.raises(ValueError, match="images.jsonl is damaged: its images are not"):
-        evaluate(model, dataset, "val", folder)
+        evaluate(model, dataset, "val", folder=folder)
 
 
 def test_a_second_evaluation_into_the_folder_is_refused_while_one_runs(model, tmp_path):
     pytest.importorskip("fcntl", reason="Windows locks by another module")
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
 
-    def track(samples):
+    def start_another(sample):
         with ThreadPoolExecutor(1) as other:
-            second = other.submit(evaluate, model, dataset, "val", folder)
+            second = other.submit(evaluate, model, dataset, "val", folder=folder)
             with pytest.raises(FileExistsError, match="Another process writes into .*run"):
                 second.result()
-        return samples
 
-    evaluate(model, dataset, "val", folder, track=track)
+    evaluate(model, watched(dataset, start_another), "val", folder=folder)
     assert load(folder).images == ["0", "1", "2"]
 
 
@@ -373,31 +378,31 @@ def test_a_journal_that_is_a_link_is_not_written_through(model, tmp_path):
     folder.mkdir()
     (folder / "images.jsonl").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(ValueError, match="images.jsonl is a link to .*elsewhere, out of its"):
-        evaluate(model, dataset, "val", folder)
+        evaluate(model, dataset, "val", folder=folder)
     assert not (tmp_path / "elsewhere").exists()
 
 
 def test_going_on_checks_the_journal_too(model, tmp_path):
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
     with pytest.raises(Stop):
-        evaluate(model, dataset, "val", folder, track=stopping(2))
+        evaluate(model, stopping(dataset, 2), "val", folder=folder)
     journal = folder / "images.jsonl"
     written = journal.read_bytes().splitlines(keepends=True)
     line = {**json.loads(written[2]), "cells": [9], "pixels": [1]}
     journal.write_bytes(b"".join(written[:2]) + json.dumps(line).encode() + b"\n")
     with pytest.raises(ValueError, match="damaged: line 3: `cells` must be .* below 9"):
-        evaluate(model, dataset, "val", folder)
+        evaluate(model, dataset, "val", folder=folder)
 
 
 def test_colours_and_ids_of_numpy_are_kept(model, tmp_path):
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
     dataset.palette = np.array(dataset.palette)
     dataset.categories = {"all": np.arange(3)}
-    evaluate(model, dataset, "val", folder)
+    evaluate(model, dataset, "val", folder=folder)
     assert load(folder).categories == {"all": [0, 1, 2]}
 
 
-FIGURES_WITH = {
+METRICS_WITH = {
     "nothing": ({}, "`source` must be text. It is: nothing"),
     "a list": (None, "it must be a dict"),
     "source": ({"source": 3}, "`source`"),
@@ -405,13 +410,13 @@ FIGURES_WITH = {
     "images": ({"images": -1}, "`images`"),
     "images as text": ({"images": "many"}, "`images`"),
     "true images": ({"images": True}, "`images`"),
-    "figure as text": ({"mean_iou": "0.5"}, "`mean_iou`"),
-    "figure above 1": ({"mean_iou": 50.0}, "`mean_iou`"),
-    "figure that is no number": ({"mean_iou": float("nan")}, "`mean_iou`"),
+    "metric as text": ({"mean_iou": "0.5"}, "`mean_iou`"),
+    "metric above 1": ({"mean_iou": 50.0}, "`mean_iou`"),
+    "metric that is no number": ({"mean_iou": float("nan")}, "`mean_iou`"),
     "intervals as a list": ({"intervals_95": []}, "`intervals_95`"),
-    "interval of one end": ({"intervals_95": dict.fromkeys(FIGURES, [0.5])}, "`intervals_95`"),
+    "interval of one end": ({"intervals_95": dict.fromkeys(METRICS, [0.5])}, "`intervals_95`"),
     "interval of another": (
-        {"intervals_95": dict.fromkeys([*FIGURES, "other"], [0.1, 0.2])}, "`intervals_95`"
+        {"intervals_95": dict.fromkeys([*METRICS, "other"], [0.1, 0.2])}, "`intervals_95`"
     ),
     "no classes": ({"classes": []}, "`classes`"),
     "classes as text": ({"classes": ["road"]}, "`classes`"),
@@ -422,34 +427,34 @@ FIGURES_WITH = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FIGURES_WITH)
-def test_crafted_figures_are_named_with_the_file(rng, tmp_path, name):
-    changes, said = FIGURES_WITH[name]
+@pytest.mark.parametrize("name", METRICS_WITH)
+def test_crafted_metrics_are_named_with_the_file(rng, tmp_path, name):
+    changes, said = METRICS_WITH[name]
     saved = {**random_evaluation(rng).as_dict(), **changes} if changes else {}
     (tmp_path / "evaluation.json").write_text(json.dumps([] if changes is None else saved))
     with pytest.raises(ValueError, match=f"evaluation.json is damaged: {said}.*Evaluate anew."):
-        read_figures(tmp_path / "evaluation.json")
+        read_metrics(tmp_path / "evaluation.json")
 
 
-def test_figures_come_back_from_their_file_without_images_and_confusion(rng, tmp_path):
+def test_metrics_come_back_from_their_file_without_images_and_confusion(rng, tmp_path):
     found = random_evaluation(rng, absent=(1,))
     found.categories = {"flat": [0, 1], "nature": [2, 3, 4]}
     found.save(tmp_path)
     saved = found.as_dict()
     del saved["iou_per_image"], saved["confusion"]
-    assert read_figures(tmp_path / "evaluation.json") == saved
+    assert read_metrics(tmp_path / "evaluation.json") == saved
 
 
 def test_numbers_of_numpy_are_kept_as_numbers(model, tmp_path):
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
-    evaluate(model, dataset, "val", folder, scales=np.array([1.0, 2.0]), window=np.int64(2))
+    evaluate(model, dataset, "val", folder=folder, scales=np.array([1.0, 2.0]), window=np.int64(2))
     assert load(folder).mode["scales"] == [1.0, 2.0]
     assert load(folder).mode["window"] == [2, 2]
 
 
 def test_loading_changes_no_file(model, tmp_path):
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
-    evaluate(model, dataset, "val", folder)
+    evaluate(model, dataset, "val", folder=folder)
     journal = folder / "images.jsonl"
     journal.write_bytes(journal.read_bytes() + b'{"image": "half')
     before = journal.read_bytes()
@@ -468,7 +473,7 @@ def test_a_model_without_weights_is_not_kept(tmp_path):
         pass
 
     with pytest.raises(ValueError, match="has no weights yet"):
-        evaluate(Empty(), write(tmp_path / "data", PAIRS), "val", tmp_path / "run")
+        evaluate(Empty(), write(tmp_path / "data", PAIRS), "val", folder=tmp_path / "run")
 
 
 def test_evaluations_of_other_rules_are_not_compared(rng):
@@ -477,7 +482,7 @@ def test_evaluations_of_other_rules_are_not_compared(rng):
         compare(found, dataclasses.replace(found, absent_as_zero=True))
 
 
-def test_an_evaluation_without_images_has_no_figures():
+def test_an_evaluation_without_images_has_no_metrics():
     empty = Evaluation(["a", "b"], [(0, 0, 0)] * 2, "nothing")
     saved = empty.as_dict()
     assert [saved["mean_iou"], saved["pixel_accuracy"], saved["iou_per_image"]] == [None, None, []]
@@ -499,30 +504,30 @@ def test_images_of_one_name_are_all_in_the_json():
 
 def test_the_number_of_windows_computed_at_once_may_change(model, tmp_path):
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
-    evaluate(model, dataset, "val", folder, window=2)
-    assert len(evaluate(model, dataset, "val", folder, window=2, batch_size=3).images) == 3
+    evaluate(model, dataset, "val", folder=folder, window=2)
+    assert len(evaluate(model, dataset, "val", folder=folder, window=2, batch_size=3).images) == 3
 
 
 def test_a_damaged_journal_is_named(model, tmp_path):
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
-    evaluate(model, dataset, "val", folder)
+    evaluate(model, dataset, "val", folder=folder)
     journal = folder / "images.jsonl"
     journal.write_bytes(journal.read_bytes() + b"{nonsense\n")
     with pytest.raises(ValueError, match="images.jsonl is damaged"):
-        evaluate(model, dataset, "val", folder)
+        evaluate(model, dataset, "val", folder=folder)
 
 
 def test_a_kept_evaluation_is_loaded_as_it_was(model, tmp_path):
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
     dataset.categories = {"flat": [0, 1], "nature": [2]}
-    kept = evaluate(model, dataset, "val", folder, scales=(0.5, 1.0))
+    kept = evaluate(model, dataset, "val", folder=folder, scales=(0.5, 1.0))
     assert json.dumps(load(folder).as_dict()) == json.dumps(kept.as_dict())
 
 
 def test_a_stopped_evaluation_is_not_loaded(model, tmp_path):
     dataset, folder = write(tmp_path / "data", PAIRS), tmp_path / "run"
     with pytest.raises(Stop):
-        evaluate(model, dataset, "val", folder, track=stopping(1))
+        evaluate(model, stopping(dataset, 1), "val", folder=folder)
     with pytest.raises(ValueError, match="holds 1 of the 3 images"):
         load(folder)
 
@@ -534,7 +539,7 @@ def test_a_folder_without_an_evaluation_is_named(tmp_path):
 
 def test_json_and_csv_hold_null_and_nothing_for_what_is_not_defined(model, tmp_path):
     dataset, folder = write(tmp_path / "data", [([[0, 1]], [[0, 0]])]), tmp_path / "run"
-    evaluate(model, dataset, "val", folder)
+    evaluate(model, dataset, "val", folder=folder)
     saved = json.loads((folder / "evaluation.json").read_text("utf-8"))
     # road: 1 of 2 right; sky: taken once, never true; no tree
     assert [row["iou"] for row in saved["classes"]] == [0.5, 0.0, None]
@@ -558,9 +563,9 @@ def test_memory_does_not_grow_with_the_images(model, tmp_path, rng):
     samples, peaks = dataset.samples("val"), []
     for count in (4, 40):
         dataset.splits["val"] = samples[:count]
-        evaluate(model, dataset, "val", tmp_path / str(count))  # what is loaded once
+        evaluate(model, dataset, "val", folder=tmp_path / str(count))  # what is loaded once
         tracemalloc.start()
-        evaluate(model, dataset, "val", tmp_path / f"run{count}")
+        evaluate(model, dataset, "val", folder=tmp_path / f"run{count}")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     # 36 more float images, let alone their probabilities, would be 36 x 64 x 64 x 3 x 4 = 1.8 MB;
@@ -593,7 +598,7 @@ def test_the_table_has_a_line_a_class_in_percent(found):
     # pixels 3 / 7 and 4 / 7; accuracy and IoU as above
     assert ["road", "42.86", "66.67", "66.67"] in rows
     assert ["sky", "57.14", "75.00", "60.00"] in rows
-    assert ["tree", "0.00", "nan", "0.00"] in rows
+    assert ["tree", "0.00", "-", "0.00"] in rows
     # means (66.67 + 75) / 2 and (66.67 + 60 + 0) / 3; 5 / 7
     assert ["mean", "70.83", "42.22"] in rows
     assert ["pixel", "accuracy", "71.43"] in rows
@@ -635,16 +640,14 @@ def test_counts_are_those_of_the_predicted_masks(model, tmp_path, rng, mode):
     np.testing.assert_array_equal(evaluate(model, dataset, "val", **mode).confusion, expected)
 
 
-def test_track_is_put_around_the_samples(model, tmp_path):
-    dataset, seen = write(tmp_path, [([[0]], [[0]]), ([[1]], [[1]])]), []
-
-    def track(samples):
-        for sample in samples:
-            seen.append(sample)
-            yield sample
-
-    evaluate(model, dataset, "val", track=track)
-    assert seen == dataset.samples("val")
+def test_progress_is_shown_when_asked_for_alone(model, tmp_path, capsys, monkeypatch):
+    dataset = write(tmp_path, [([[0]], [[0]])] * 4)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # after 2 + 1 images the rest is estimated
+    for verbose in ("auto", False):
+        evaluate(model, dataset, "val", verbose=verbose)
+        assert capsys.readouterr().out == ""  # no terminal
+    evaluate(model, dataset, "val", verbose=True)
+    assert capsys.readouterr().out == "Evaluating 4 images: about 0 s to go.\n"
 
 
 def test_another_number_of_classes_is_refused(tmp_path):
@@ -659,7 +662,7 @@ def test_a_split_without_masks_is_refused(model, tmp_path):
         evaluate(model, dataset, "test")
 
 
-def test_the_repr_of_an_evaluation_is_one_line_of_figures():
+def test_the_repr_of_an_evaluation_is_one_line_of_metrics():
     result = Evaluation(["<a>", "b"], [[0, 0, 0]] * 2, "nothing, val")
     for index in range(500):
         result.add(f"image {index}", np.array([[3, 1], [0, 0]]))

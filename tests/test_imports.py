@@ -20,8 +20,9 @@ SOURCES = {
 }
 # Each may import those before it, and what is in its own folder.
 ORDER = (
-    "version", "_arguments", "_tables", "_backend", "_files", "_labels", "layers", "summary",
-    "_untrusted", "saving", "distribution", "losses", "schedules", "optimizers", "metrics",
+    "version", "_arguments", "_tables", "_progress", "_backend", "_files", "_labels", "layers",
+    "summary", "_untrusted", "saving", "distribution", "losses", "schedules", "optimizers",
+    "metrics",
     "datasets", "recipes", "weights", "visualization", "inspection", "backbones", "models",
     "presets", "pipeline", "inference", "evaluation", "export", "training", "measurement",
     "experiments", "cli", "__main__",

@@ -8,11 +8,13 @@ import pytest
 from PIL import Image
 
 import keras_sanet
+from keras_sanet import visualization
 from keras_sanet.inference import (
+    WRITABLE,
     _starts,
     complete,
     gives_probabilities,
-    predict_folder,
+    predict_files,
     predict_mask,
     predict_probabilities,
 )
@@ -332,7 +334,7 @@ def test_a_float_image_is_predicted_like_a_uint8_one(pixelwise, rng):
 
 @pytest.mark.parametrize("window", [0, (8, -1)])
 def test_windows_must_be_above_0(constant, window):
-    with pytest.raises(ValueError, match="`window` must be .* at least 1 pixel"):
+    with pytest.raises(ValueError, match="`window` must be one or two positive integers"):
         predict_mask(constant, np.zeros((4, 4, 3), "uint8"), window=window)
 
 
@@ -368,7 +370,9 @@ def test_padding_of_an_image_that_is_not_rgb_is_its_mean_grey():
     np.testing.assert_allclose(found, 1 / (1 + np.exp(-1.14495)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (1, 4, 4, 3), (4, 4, 1), (0, 4, 3)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(4, 4), (1, 1, 4, 4, 3), (4, 4, 1), (0, 4, 3), (0, 4, 4, 3)], ids=str
+)
 def test_an_image_must_be_height_width_3(constant, shape):
     with pytest.raises(ValueError, match=r"`image` must be \(height, width, 3\)"):
         predict_mask(constant, np.zeros(shape, "uint8"))
@@ -448,22 +452,104 @@ def test_a_mask_of_more_than_255_classes_is_uint16():
     assert (mask.dtype, mask.max()) == ("uint16", 299)
 
 
-def test_a_folder_is_predicted_in_order_of_the_numbers(pixelwise, rng, tmp_path):
-    images = {f"frame{i}.png": noise(rng, 3, 4) for i in (10, 2, 1)}
+# Several pictures
+
+
+def test_a_list_of_pictures_of_any_kind_gives_a_list(pixelwise, rng, tmp_path):
+    images = [noise(rng, 3, 4), noise(rng, 5, 2), noise(rng, 2, 2)]
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    given = [tmp_path / "a.png", Image.fromarray(images[1]), images[2]]
+    for predict in (predict_mask, predict_probabilities):
+        found = predict(pixelwise, given, flip=True)
+        assert isinstance(found, list)
+        for one, image in zip(found, images, strict=True):
+            np.testing.assert_array_equal(one, predict(pixelwise, image, flip=True))
+
+
+def test_a_batch_gives_a_batch(pixelwise, rng):
+    batch = np.stack([noise(rng, 3, 4) for _ in range(3)])
+    found = predict_mask(pixelwise, batch)
+    assert found.shape == (3, 3, 4)
+    np.testing.assert_array_equal(found[2], predict_mask(pixelwise, batch[2]))
+
+
+def test_a_tensor_is_a_picture(pixelwise, rng):
+    image = noise(rng, 3, 4)
+    found = predict_mask(pixelwise, keras.ops.convert_to_tensor(image))
+    np.testing.assert_array_equal(found, predict_mask(pixelwise, image))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
+def test_a_pillow_image_of_another_mode_is_read_as_rgb(pixelwise, rng, mode):
+    image = Image.fromarray(noise(rng, 3, 4)).convert(mode)
+    found = predict_mask(pixelwise, image)
+    np.testing.assert_array_equal(found, predict_mask(pixelwise, np.array(image.convert("RGB"))))
+
+
+def test_an_image_of_a_list_that_cannot_be_predicted_is_named(pixelwise, rng, tmp_path):
+    Image.fromarray(noise(rng, 3, 4)).save(tmp_path / "a.png")
+    broken = convolution(np.zeros((1, 1, 3, 2)), [0, np.nan])
+    with pytest.raises(ValueError, match="a.png: .* NaN or infinite"):
+        predict_mask(broken, [tmp_path / "a.png"])
+
+
+def test_files_are_written_in_order_of_the_numbers(pixelwise, rng, tmp_path):
+    images = {f"frame{i}": noise(rng, 3, 4) for i in (10, 2, 1)}
+    (tmp_path / "in").mkdir()
     for name, image in images.items():
-        Image.fromarray(image).save(tmp_path / name)
-    found = list(predict_folder(pixelwise, tmp_path, progress=False, flip=True))
-    assert [path.name for path, _ in found] == ["frame1.png", "frame2.png", "frame10.png"]
-    for path, mask in found:
-        np.testing.assert_array_equal(mask, predict_mask(pixelwise, images[path.name], flip=True))
+        Image.fromarray(image).save(tmp_path / f"in/{name}.png")
+    paths = predict_files(pixelwise, tmp_path / "in", tmp_path / "out", write=["mask"], flip=True)
+    assert [path.name for path in paths] == [f"frame{i}_mask.png" for i in (1, 2, 10)]
+    for name, image in images.items():
+        mask = np.array(Image.open(tmp_path / f"out/{name}_mask.png"))
+        np.testing.assert_array_equal(mask, predict_mask(pixelwise, image, flip=True))
+
+
+def test_files_of_every_kind_are_written(pixelwise, rng, tmp_path):
+    image = noise(rng, 3, 4)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    paths = predict_files(pixelwise, [tmp_path / "a.png"], tmp_path, write=WRITABLE)
+    mask = predict_mask(pixelwise, image)
+    colors = visualization.palette(pixelwise.output.shape[-1])  # the model has none
+    expected = {
+        "a_mask.png": mask,
+        "a_color.png": visualization.color_mask(mask, colors),
+        "a_overlay.png": visualization.overlay(image, mask, colors),
+    }
+    assert [path.name for path in paths] == [*expected, "a_probabilities.npz"]
+    for name, picture in expected.items():
+        np.testing.assert_array_equal(np.array(Image.open(tmp_path / name)), picture)
+    with np.load(tmp_path / "a_probabilities.npz") as saved:
+        np.testing.assert_array_equal(
+            saved["probabilities"], predict_probabilities(pixelwise, image)
+        )
+
+
+def test_masks_are_written_with_other_ids(pixelwise, rng, tmp_path):
+    Image.fromarray(noise(rng, 3, 4)).save(tmp_path / "a.png")
+    (path,) = predict_files(
+        pixelwise, [tmp_path / "a.png"], tmp_path, write=["mask"], label_ids=lambda mask: mask + 100
+    )
+    found = np.array(Image.open(path))
+    np.testing.assert_array_equal(found, predict_mask(pixelwise, tmp_path / "a.png") + 100)
+
+
+def test_images_of_one_name_are_not_written_over_each_other(pixelwise, tmp_path):
+    with pytest.raises(ValueError, match="overwrite each other's results: a"):
+        predict_files(pixelwise, [tmp_path / "a.png", tmp_path / "b/a.jpg"], tmp_path / "out")
+
+
+def test_unknown_kinds_of_files_are_refused_with_the_known_ones(pixelwise, tmp_path):
+    with pytest.raises(ValueError, match=r"mask, color, overlay, probabilities.*\['masks'\]"):
+        predict_files(pixelwise, [], tmp_path / "out", write=["masks"])
 
 
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
-        ({"bucket": 0}, "`bucket` must be an integer of at least 1. Received: 0"),
-        ({"bucket": 8.0}, "`bucket` must be an integer of at least 1. Received: 8.0"),
-        ({"window": 4, "batch_size": 0}, "`batch_size` must be an integer of at least 1"),
+        ({"bucket": 0}, "`bucket` must be a positive integer. Received: bucket=0"),
+        ({"bucket": 8.0}, "`bucket` must be a positive integer. Received: bucket=8.0"),
+        ({"window": 4, "batch_size": 0}, "`batch_size` must be a positive integer"),
         ({"window": "44"}, "`window` must be"),
         ({"window": ()}, "`window` must be"),
         ({"window": (4.0, 4.0)}, "`window` must be"),
@@ -472,7 +558,7 @@ def test_a_folder_is_predicted_in_order_of_the_numbers(pixelwise, rng, tmp_path)
         ({"scales": (float("inf"),)}, "`scales` must be numbers above 0"),
         ({"scales": "big"}, "`scales` must be numbers above 0"),
         ({"window": 4, "bucket": 8}, "`bucket` is for whole images"),
-        ({"window": (4, 4, 4)}, r"`window` must be \(height, width\)"),
+        ({"window": (4, 4, 4)}, "`window` must be one or two"),
         ({"scales": (float("nan"),)}, "`scales` must be numbers above 0"),
     ],
 )
@@ -693,10 +779,21 @@ def test_an_image_of_0_to_1_is_refused(pixelwise, rng, dtype):
         predict_mask(pixelwise, image)
 
 
+def test_a_batch_of_0_to_1_is_refused(pixelwise, rng):
+    with pytest.raises(ValueError, match=r"`image` must be of 0\.\.255"):
+        predict_mask(pixelwise, noise(rng, 3, 4)[None] / 255)
+
+
 @pytest.mark.parametrize(
     "image",
-    [np.ones((2, 2, 3), "uint8"), np.zeros((2, 2, 3), "float32"), np.full((2, 2, 3), 1.5)],
-    ids=["dark uint8", "black", "dark floats"],
+    [
+        np.ones((2, 2, 3), "uint8"),
+        np.zeros((2, 2, 3), "float32"),
+        np.zeros((2, 2, 3), bool),
+        np.full((2, 2, 3), 1.5),
+        np.eye(2)[..., None].repeat(3, axis=-1),
+    ],
+    ids=["dark uint8", "black", "black bool", "dark floats", "0 and 1 alone"],
 )
 def test_dark_images_are_images(pixelwise, image):
     assert predict_mask(pixelwise, image).shape == (2, 2)

@@ -27,7 +27,7 @@ def of_metric(metric):
 READERS = {
     "cross-entropy": lambda **rule: SegmentationLoss(lovasz_weight=0.0, **rule),
     "class weights": lambda **rule: SegmentationLoss(1, 0, class_weights=[1, 2, 3], **rule),
-    "exact Lovász": lambda **rule: LovaszSoftmax(**rule),
+    "exact Lovász": lambda **rule: LovaszSoftmax(num_bins=None, **rule),
     "binned Lovász": lambda **rule: LovaszSoftmax(num_bins=8, **rule),
     "CrossEntropy": lambda **rule: of_metric(CrossEntropy(**rule)),
     "MeanIoU": lambda **rule: of_metric(MeanIoU(3, **rule)),
@@ -273,9 +273,9 @@ def sigmoid(z):
 
 BINARY = {
     "cross-entropy": lambda **rule: SegmentationLoss(1, 0, class_weights=[1, 3], **rule),
-    "exact Lovász": lambda **rule: LovaszSoftmax(**rule),
+    "exact Lovász": lambda **rule: LovaszSoftmax(num_bins=None, **rule),
     "binned Lovász": lambda **rule: LovaszSoftmax(num_bins=8, classes=[1], **rule),
-    "both": lambda **rule: SegmentationLoss(**rule),
+    "both": lambda **rule: SegmentationLoss(num_bins=None, **rule),
     "CrossEntropy": lambda **rule: of_metric(CrossEntropy(**rule)),
     "MeanIoU(1)": lambda **rule: of_metric(MeanIoU(1, **rule)),
     "MeanIoU(2)": lambda **rule: of_metric(MeanIoU(2, **rule)),

@@ -218,7 +218,7 @@ ABSENT_PROBABILITIES = np.array([[[[0.7, 0.2, 0.1], [0.1, 0.6, 0.3]]]], "float32
 )
 def test_classes_says_over_which_classes_the_mean_goes(classes, expected, num_bins):
     value = lovasz_softmax(
-        ABSENT_LABELS, ABSENT_PROBABILITIES, False, classes=classes, num_bins=num_bins
+        ABSENT_LABELS, ABSENT_PROBABILITIES, from_logits=False, classes=classes, num_bins=num_bins
     )
     assert float(value) == pytest.approx(expected, rel=1e-6)
 
@@ -226,7 +226,9 @@ def test_classes_says_over_which_classes_the_mean_goes(classes, expected, num_bi
 @both_forms
 def test_absent_class_has_gradient_one_over_classes_at_its_largest_error(num_bins):
     _, gradient = value_and_gradient(
-        lambda p: lovasz_softmax(ABSENT_LABELS, p, False, classes="all", num_bins=num_bins),
+        lambda p: lovasz_softmax(
+            ABSENT_LABELS, p, from_logits=False, classes="all", num_bins=num_bins
+        ),
         ABSENT_PROBABILITIES,
     )
     # class 2 (absent): 1 at the error .3 and 0 at .1, by 3 classes

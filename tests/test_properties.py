@@ -81,9 +81,9 @@ def number(x):
 
 LOSSES = {
     "cross_entropy": losses.SegmentationLoss(lovasz_weight=0.0),
-    "lovasz": losses.LovaszSoftmax(),
-    "all": losses.LovaszSoftmax(classes="all"),
-    "per_image": losses.LovaszSoftmax(per_image=True),
+    "lovasz": losses.LovaszSoftmax(num_bins=None),
+    "all": losses.LovaszSoftmax(classes="all", num_bins=None),
+    "per_image": losses.LovaszSoftmax(per_image=True, num_bins=None),
     "binned": losses.LovaszSoftmax(num_bins=64),
     "sum": losses.SegmentationLoss(num_bins=64),
 }

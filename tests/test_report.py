@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from keras_sanet import datasets
-from keras_sanet.evaluation import Evaluation, evaluate, load, report
+from keras_sanet.evaluation import Evaluation, evaluate, load, write_report
 
 COLOURS = [(200, 30, 10), (20, 100, 240), (10, 140, 60)]
 NAMES = ["road & rail", "sky <blue>", "tree"]
@@ -38,9 +38,9 @@ def page(tmp_path_factory):
     inputs = keras.Input((None, None, 3))
     model = keras.Model(inputs, keras.layers.Conv2D(3, 1, use_bias=False, name="logits")(inputs))
     model.set_weights([np.eye(3, dtype="float32")[None, None] / 255])
-    evaluate(model, dataset, "val", root / "run")
+    evaluate(model, dataset, "val", folder=root / "run")
     path = root / "report.html"
-    report.write(str(path), load(root / "run"), model, dataset, "val")
+    write_report(str(path), load(root / "run"), model, dataset, "val")
     return path
 
 
@@ -109,7 +109,7 @@ def test_an_evaluation_of_other_images_is_refused(tmp_path):
     other = Evaluation(["a"], [(0, 0, 0)], "other, val")
     other.add("i", np.array([[1]]))
     with pytest.raises(ValueError, match="is of other, val, whose images are not those of"):
-        report.write(tmp_path / "r.html", other, None, Data(), "val")
+        write_report(tmp_path / "r.html", other, None, Data(), "val")
 
 
 def test_the_report_needs_no_other_file(page, parsed):
@@ -117,7 +117,7 @@ def test_the_report_needs_no_other_file(page, parsed):
     assert "http" not in page.read_text("utf-8")
 
 
-def test_figures_are_in_percent(parsed):
+def test_metrics_are_in_percent(parsed):
     # 0 + 1 + ... + 9 of 10 x 96 pixels are wrong: 1 - 45 / 960
     assert "95.31" in parsed.words
 

@@ -9,7 +9,7 @@ import pytest
 from keras_sanet.models import FCN, PSPNet, SANet
 from keras_sanet.visualization import (
     aggregator_gates,
-    colour_mask,
+    color_mask,
     errors,
     legend,
     overlay,
@@ -56,15 +56,15 @@ def test_a_palette_of_more_classes_than_a_mask_has_ids_is_refused(num_classes):
         palette(num_classes)
 
 
-def test_colour_mask_gives_the_colours_of_the_classes_and_void_black():
-    coloured = colour_mask(MASK, PALETTE)
+def test_color_mask_gives_the_colours_of_the_classes_and_void_black():
+    coloured = color_mask(MASK, PALETTE)
     assert coloured.dtype == "uint8"
     assert coloured.tolist() == [[[10, 20, 30], [200, 100, 0], [0, 0, 0]]]
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "int64"])
-def test_colour_mask_takes_any_integer(dtype):
-    assert colour_mask(MASK.astype(dtype), PALETTE)[0, 1].tolist() == [200, 100, 0]
+def test_color_mask_takes_any_integer(dtype):
+    assert color_mask(MASK.astype(dtype), PALETTE)[0, 1].tolist() == [200, 100, 0]
 
 
 def test_overlay_mixes_by_alpha_and_leaves_void_as_it_is():
@@ -78,7 +78,7 @@ def test_overlay_mixes_by_alpha_and_leaves_void_as_it_is():
 @pytest.mark.parametrize(("alpha", "expected"), [(0.0, 100), (1.0, 200)])
 def test_overlay_runs_from_the_image_to_the_colour(alpha, expected):
     image = np.full((1, 3, 3), 100, "uint8")
-    assert overlay(image, MASK, PALETTE, alpha)[0, 1, 0] == expected
+    assert overlay(image, MASK, PALETTE, alpha=alpha)[0, 1, 0] == expected
 
 
 # Errors
@@ -242,7 +242,7 @@ def test_epochs_without_validation_are_left_out_of_the_log_of_keras(plt, tmp_pat
 
 def test_a_figure_that_a_log_lacks_is_told_with_the_file_and_what_it_has(plt, tmp_path):
     log = write_log(tmp_path / "log.csv", [(0, 1, 0.25)])
-    with pytest.raises(ValueError, match="log.csv has no figure 'iou'. It has: loss, val"):
+    with pytest.raises(ValueError, match="log.csv has no metric 'iou'. It has: loss, val"):
         plot_training_curves(log, "iou")
 
 
@@ -319,7 +319,7 @@ def test_a_class_that_is_not_in_the_truth_has_a_blank_row(plt):
 def test_many_classes_go_without_percents_and_then_without_names(classes, texts, names, plt):
     ax = plt.subplots()[1]
     labels = [f"class {n}" for n in range(classes)]
-    assert plot_confusion_matrix(np.eye(classes, dtype=int), labels, ax) is ax
+    assert plot_confusion_matrix(np.eye(classes, dtype=int), labels, ax=ax) is ax
     assert len(ax.texts) == texts
     shown = [text.get_text() for text in ax.get_xticklabels()]
     assert shown == labels if names else "class 0" not in shown

@@ -222,9 +222,9 @@ def _parser(recipe=None, kind=argparse.ArgumentParser):
     sub.add_argument(
         "--write",
         nargs="+",
-        choices=("mask", "colour", "overlay", "probabilities"),
+        choices=("mask", "color", "overlay", "probabilities"),
         default=("mask", "overlay"),
-        help="PNGs of class ids, of colours, of colours over the image; float32 .npz",
+        help="PNGs of class ids, of colors, of colors over the image; float32 .npz",
     )
     sub.add_argument(
         "--ids",

@@ -4,7 +4,7 @@ from keras_sanet import (
     _files,
     datasets,
 )
-from keras_sanet.cli.options import _load_dataset, _tracked
+from keras_sanet.cli.options import _load_dataset
 from keras_sanet.inspection import Inspection
 
 
@@ -16,7 +16,7 @@ def inspect(options):
     dataset = _load_dataset(options, left_out=False)  # it is among the notes
     if options.class_weights:
         dataset.samples(options.class_weights)  # an unknown split is told before all is read
-    inspection = Inspection(dataset, track=lambda samples: _tracked(samples, "Inspecting"))
+    inspection = Inspection(dataset, verbose=True)
     print(inspection)
     if options.class_weights:
         of_classes = inspection.class_weights(options.class_weights)

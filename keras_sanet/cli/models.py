@@ -102,7 +102,7 @@ def save_preset(options):
     presets.save_preset(
         _load_model(run / "model.keras"),
         options.output,
-        figures=evaluation.read_figures(run / "evaluation.json"),
+        figures=evaluation.read_metrics(run / "evaluation.json"),
         recipe={**recipe, "versions": versions},
         crop=arguments.get("crop"),
         licence=options.licence,

@@ -1,15 +1,9 @@
-import collections
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from keras_sanet import (
-    _files,
     datasets,
     evaluation,
     inference,
-    visualization,
 )
 from keras_sanet._labels import classes_of
 from keras_sanet.cli.options import (
@@ -17,15 +11,12 @@ from keras_sanet.cli.options import (
     _limit_pixels,
     _load_dataset,
     _load_model,
-    _tracked,
     _without_doubt,
 )
-from keras_sanet.datasets.files import open_image
-from keras_sanet.evaluation import report
 
 
 def evaluate(options):
-    """Prints the figures of a saved model on a split, at the full size of its masks.
+    """Prints the metrics of a saved model on a split, at the full size of its masks.
 
     With --output, counts are kept image by image (images.jsonl), a run that was stopped goes on
     with the same command, and evaluation.json, .txt, classes.csv and report.html are written.
@@ -38,15 +29,17 @@ def evaluate(options):
             model,
             dataset,
             options.split,
-            options.output,
-            options.absent_as_zero,
-            track=lambda samples: _tracked(samples, "Evaluating"),
+            folder=options.output,
+            absent_as_zero=options.absent_as_zero,
+            verbose=True,
             **mode,
         )
     print(result)
     if options.output:
         path = Path(options.output) / "report.html"
-        report.write(path, result, model, dataset, options.split, options.batch_size)
+        evaluation.write_report(
+            path, result, model, dataset, options.split, batch_size=options.batch_size
+        )
         print(f"Report:    {path.resolve()}")
 
 
@@ -55,8 +48,8 @@ def compare(options):
     first, second = evaluation.load(options.first), evaluation.load(options.second)
     for folder, result in ((options.first, first), (options.second, second)):
         print(f"{folder}: {len(result.images)} images of {result.source}, {result.mode}")
-    for figure in evaluation.FIGURES:
-        print(evaluation.compare(first, second, figure))
+    for metric in evaluation.METRICS:
+        print(evaluation.compare(first, second, metric=metric))
 
 
 def predict(options):
@@ -69,43 +62,24 @@ def predict(options):
     _limit_pixels(options)
     model = _load_model(options.saved_model)
     images = [image for argument in options.images for image in _images(argument)]
-    stems = collections.Counter(image.stem for image in images)
-    twice = sorted(stem for stem, count in stems.items() if count > 1)
-    if twice:
-        raise ValueError(
-            f"Images of one name would overwrite each other's results: {', '.join(twice)}. "
-            "Predict them into different folders."
-        )
-    layer, classes = model.get_layer("logits"), classes_of(model.output.shape[-1])
-    if options.ids == "cityscapes" and classes != len(datasets.cityscapes.INFO.classes):
-        raise ValueError(f"--ids cityscapes needs a model of 19 classes. This one has {classes}.")
-    palette, names = getattr(layer, "palette", None), getattr(layer, "class_names", None)
-    if palette is None and {"colour", "overlay"} & set(options.write):
-        palette = visualization.palette(classes)
-    output = Path(options.output)
-    output.mkdir(parents=True, exist_ok=True)
-    for source in _tracked(images, "Predicting"):
-        image = np.array(open_image(source))
-        try:
-            probabilities = inference.predict_probabilities(model, image, **mode)
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from error
-        mask = inference.mask_of(probabilities)
-        for kind in options.write:
-            name = f"{source.stem}_{kind}"
-            if kind == "probabilities":
-                with _files.replacing(output / f"{name}.npz") as path:
-                    np.savez(path, probabilities=probabilities, class_names=names or [])
-                continue
-            if kind == "mask":
-                ids = datasets.cityscapes.label_ids(mask) if options.ids == "cityscapes" else mask
-            elif kind == "colour":
-                ids = visualization.colour_mask(mask, palette)
-            else:
-                ids = visualization.overlay(image, mask, palette)
-            with _files.replacing(output / f"{name}.png") as path:
-                Image.fromarray(ids).save(path)
-    print(f"{', '.join(options.write)} of {len(images)} images are in {output.resolve()}.")
+    label_ids = None
+    if options.ids == "cityscapes":
+        label_ids, classes = datasets.cityscapes.label_ids, classes_of(model.output.shape[-1])
+        if classes != len(datasets.cityscapes.INFO.classes):
+            raise ValueError(
+                f"--ids cityscapes needs a model of 19 classes. This one has {classes}."
+            )
+    inference.predict_files(
+        model,
+        images,
+        options.output,
+        write=options.write,
+        label_ids=label_ids,
+        verbose=True,
+        **mode,
+    )
+    output = Path(options.output).resolve()
+    print(f"{', '.join(options.write)} of {len(images)} images are in {output}.")
 
 
 def _mode(options):

@@ -30,7 +30,6 @@ from keras_sanet.cli.options import (
     _load_model,
     _new_folder,
     _shown,
-    _tracked,
     _verbosity,
     _without_doubt,
     _words,
@@ -322,11 +321,8 @@ def _finish(model, dataset, output, scales, split="val"):
         for name in (f"{phase}_state.keras", f"{phase}.keras"):
             (output / name).unlink(missing_ok=True)
 
-    def track(samples):
-        return _tracked(samples, "Evaluating")
-
     with _without_doubt():
-        result = evaluation.evaluate(model, dataset, split, track=track, scales=scales)
+        result = evaluation.evaluate(model, dataset, split, verbose=True, scales=scales)
     print(result)
     rows = []
     samples = dataset.samples(split)
@@ -335,13 +331,13 @@ def _finish(model, dataset, output, scales, split="val"):
         mask = inference.predict_mask(model, image, scales=scales)
         overlay, colours = (
             visualization.overlay(image, mask, dataset.palette),
-            visualization.colour_mask(truth, dataset.palette),
+            visualization.color_mask(truth, dataset.palette),
         )
         rows.append((image, colours, overlay))
     size = rows[0][0].shape
     rows = [row for row in rows if row[0].shape == size]
     titles = ("image", "truth", "prediction")
-    page = visualization.sheet(rows, dataset.class_names, dataset.palette, titles)
+    page = visualization.sheet(rows, dataset.class_names, dataset.palette, titles=titles)
     with _files.replacing(output / "overlays.png") as written:
         page.save(written)
     result.save(output)

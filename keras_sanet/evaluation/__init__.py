@@ -1,10 +1,12 @@
 """Metrics of a model over a split, image by image, with intervals and comparisons."""
 
-from keras_sanet.evaluation.evaluate import check_classes, evaluate, load, read_figures
-from keras_sanet.evaluation.figures import FIGURES, AbsentClasses, Comparison, Evaluation, compare
+from keras_sanet.evaluation.comparison import Comparison, compare
+from keras_sanet.evaluation.evaluate import check_classes, evaluate, load, read_metrics
+from keras_sanet.evaluation.report import write_report
+from keras_sanet.evaluation.result import METRICS, AbsentClasses, Evaluation
 
 __all__ = [
-    "FIGURES",
+    "METRICS",
     "AbsentClasses",
     "Comparison",
     "Evaluation",
@@ -12,5 +14,6 @@ __all__ = [
     "compare",
     "evaluate",
     "load",
-    "read_figures",
+    "read_metrics",
+    "write_report",
 ]

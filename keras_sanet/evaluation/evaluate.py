@@ -1,4 +1,4 @@
-"""Figures of a model on a split, at the full size of its masks (paper, Tables III-VII).
+"""Metrics of a model on a split, at the full size of its masks (paper, Tables III-VII).
 
 As in mmsegmentation: void pixels never count, and a class in neither truth nor prediction is left
 out of the mean IoU, one that is not in the truth out of the mean accuracy. `absent_as_zero` counts
@@ -15,31 +15,34 @@ import numpy as np
 from keras_sanet import _files
 from keras_sanet._files import is_dict, is_dict_of, is_int, is_list, is_text
 from keras_sanet._labels import classes_of
-from keras_sanet.evaluation.figures import FIGURES, AbsentClasses, Evaluation
+from keras_sanet._progress import track
 from keras_sanet.evaluation.journal import Journal, check_header
-from keras_sanet.inference import complete, mask_of, predict_probabilities
+from keras_sanet.evaluation.result import METRICS, AbsentClasses, Evaluation
+from keras_sanet.inference import complete, mask_of, named, predict_probabilities
 
 
-def evaluate(model, dataset, split, folder=None, absent_as_zero=False, track=iter, **mode):
+def evaluate(model, dataset, split, *, folder=None, absent_as_zero=False, verbose="auto", **mode):
     """Predicts every image of a split at its own size, and counts.
 
     Args:
         model: images to logits or probabilities; of one channel for a data set of two classes.
-        dataset: from `datasets.load`. split: name of the split.
+        dataset: from `datasets.load`.
+        split: name of the split.
         folder: where to keep the counts of each image as it is done (`images.jsonl`) and the
             results. Called again with the same folder, model and arguments, it goes on after the
             last image. None: nothing is kept.
         absent_as_zero: whether a class that is absent counts as 0 in the means.
-        track: a function around the list of samples, such as `rich.progress.track`.
-        mode: `scales`, `flip`, `window`, ...: see `inference.predict_probabilities`.
+        verbose: whether to show a progress bar; "auto": on a terminal.
+        **mode: `scales`, `flip`, `window`, ...: see `inference.predict_probabilities`.
 
-    Returns: an `Evaluation`. Warns (`AbsentClasses`) of its `doubt`.
+    Returns:
+        An `Evaluation`. Warns (`AbsentClasses`) of its `doubt`.
 
-    Raises: ValueError that names the image where its mask is missing, of another size or holds an
-        unknown id, or the model gives NaN; where the model has not as many classes as the data
-        set, or that has one alone; where the folder holds the evaluation of something else.
+    Raises:
+        ValueError: the mask of an image, which it names, is missing, of another size or holds an
+            unknown id; the model gives NaN; it has not as many classes as the data set, or that
+            has one alone; the folder holds the evaluation of something else.
     """
-    samples = dataset.samples(split)
     mode = complete(**mode)
     output = getattr(model, "output", None)  # subclasses of `keras.Model` have none
     output = output.get("logits") if isinstance(output, dict) else output
@@ -55,45 +58,51 @@ def evaluate(model, dataset, split, folder=None, absent_as_zero=False, track=ite
         absent_as_zero,
     )
     if folder is None:
-        return _count(result, model, dataset, split, track, mode)
-    with _files.locked(folder):
-        keep = _resume(result, model, dataset, samples, folder)
-        _count(result, model, dataset, split, track, mode, keep)
-        result.save(folder)
+        _count(result, model, dataset, split, verbose, mode)
+    else:
+        with _files.locked(folder):
+            keep = _resume(result, model, dataset, split, folder)
+            _count(result, model, dataset, split, verbose, mode, keep)
+            result.save(folder)
+    if result.doubt:
+        warnings.warn(result.doubt, AbsentClasses, stacklevel=2)
     return result
 
 
-def _count(result, model, dataset, split, track, mode, keep=None):
+def _count(result, model, dataset, split, verbose, mode, keep=None):
     """Adds the images of a split that a result lacks, after they were given to `keep`."""
-    n, samples = dataset.num_classes, dataset.samples(split)
-    for sample in track(samples[len(result.images) :]):
+    n, samples = dataset.num_classes, dataset.samples(split)[len(result.images) :]
+    for sample in track(samples, "Evaluating", verbose):
         image, truth = dataset.read(sample)
         if truth is None:
             raise ValueError(f"{sample.image} has no mask; the split {split!r} is for prediction.")
-        try:
+        with named(sample.image):
             probabilities = predict_probabilities(model, image, **mode)
-        except ValueError as error:
-            raise ValueError(f"{sample.image}: {error}") from error
         check_classes(probabilities.shape[-1], dataset)
         predicted = mask_of(probabilities)
         counts = truth != dataset.ignore_class
-        cells = np.bincount(n * truth[counts].astype("int64") + predicted[counts], minlength=n * n)
+        pixels = np.bincount(n * truth[counts].astype("int64") + predicted[counts], minlength=n * n)
         instances = None
         if dataset.count_instances is not None:
             instances = dataset.count_instances(sample, predicted)
+        cells = np.flatnonzero(pixels)
         if keep is not None:
-            keep(_name(sample), cells, instances)
-        result.add(_name(sample), cells.reshape(n, n), instances)
-    if result.doubt:
-        warnings.warn(result.doubt, AbsentClasses, stacklevel=3)
-    return result
+            keep(sample.image.stem, cells, pixels[cells], instances)
+        result.add_cells(sample.image.stem, cells, pixels[cells], instances)
 
 
 def load(folder):
     """The `Evaluation` that `evaluate` left in a folder, of whatever source.
 
-    Raises: FileNotFoundError without one; ValueError where it was stopped before its end, and where
-        its file is damaged, with the line.
+    Args:
+        folder: folder that holds `images.jsonl`.
+
+    Returns:
+        An `Evaluation`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it was stopped before it was complete, or its file is damaged (with the line).
     """
     journal = Journal(folder)
     entries = journal.read()
@@ -102,11 +111,11 @@ def load(folder):
         raise FileNotFoundError(f"{folder} holds no evaluation, {journal.path.name}.")
     result = Evaluation(**{name: header[name] for name in _KEPT})
     for entry in entries:
-        result._add(*entry)
+        result.add_cells(*entry)
     if len(result.images) < header["samples"]:
         raise ValueError(
             f"{folder} holds {len(result.images)} of the {header['samples']} images: the "
-            "evaluation is not at its end, or was stopped. Run it again with the same arguments "
+            "evaluation is still running, or was stopped. Run it again with the same arguments "
             "and folder, and it goes on."
         )
     if _digest_of(result.images) != header["images"]:
@@ -114,11 +123,18 @@ def load(folder):
     return result
 
 
-def read_figures(path):
-    """The figures in an evaluation.json, of whatever source.
+def read_metrics(path):
+    """The metrics in an evaluation.json, of whatever source.
 
-    Returns: what `Evaluation.as_dict` says, but for single images and the confusion matrix.
-    Raises: FileNotFoundError; ValueError that names the file and what is wrong in it.
+    Args:
+        path: the file.
+
+    Returns:
+        What `Evaluation.as_dict` says, but for single images and the confusion matrix.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: an entry of the file, which it names, is not what it should be.
     """
 
     def is_share(value):
@@ -128,7 +144,7 @@ def read_figures(path):
         return is_list(value, is_share) and len(value) == 2
 
     def are_intervals(value):
-        return is_dict_of(value, is_interval) and value.keys() == FIGURES.keys()
+        return is_dict_of(value, is_interval) and value.keys() == METRICS.keys()
 
     def is_class(row):
         return is_dict(row) and (
@@ -137,23 +153,23 @@ def read_figures(path):
             and all(is_share(row.get(name)) for name in ("accuracy", "iou", "instance_iou"))
         )
 
-    share = "a number from 0 to 1, or null"
-    shares = f"a dict from categories to {share}"
-    of_categories = ("mean_category_iou", "mean_instance_iou", "mean_category_instance_iou")
+    share = ("a number from 0 to 1, or null", is_share)
+    shares = (
+        f"a dict from categories to {share[0]}",
+        lambda value: value is None or is_dict_of(value, is_share),
+    )
     schema = {
         "source": ("text", is_text),
         "mode": ("a dict", is_dict),
         "images": ("an integer, 0 or more", is_int),
         "absent_as_zero": ("true or false", lambda value: isinstance(value, bool)),
-        **dict.fromkeys(FIGURES, (share, is_share)),
-        "intervals_95": (f"the two ends of each of {', '.join(FIGURES)}", are_intervals),
-        "classes": ("a list of classes with their figures", lambda v: v and is_list(v, is_class)),
-        **dict.fromkeys(of_categories, (share, is_share)),
-        "iou_per_category": (shares, lambda value: value is None or is_dict_of(value, is_share)),
-        "instance_iou_per_category": (
-            shares,
-            lambda value: value is None or is_dict_of(value, is_share),
+        **dict.fromkeys(METRICS, share),
+        "intervals_95": (f"the two limits of each of {', '.join(METRICS)}", are_intervals),
+        "classes": ("a list of classes with their metrics", lambda v: v and is_list(v, is_class)),
+        **dict.fromkeys(
+            ("mean_category_iou", "mean_instance_iou", "mean_category_instance_iou"), share
         ),
+        **dict.fromkeys(("iou_per_category", "instance_iou_per_category"), shares),
     }
     way_out = "Evaluate anew."
     found = _files.read_json(path, way_out)
@@ -164,14 +180,15 @@ def read_figures(path):
 _KEPT = ("class_names", "palette", "source", "mode", "categories", "absent_as_zero")
 
 
-def _resume(result, model, dataset, samples, folder):
+def _resume(result, model, dataset, split, folder):
     """Adds what an earlier run counted, and returns a function that keeps another image."""
     if not model.built:
         raise ValueError(
             "The model has no weights yet, so that a stopped evaluation could not be told from "
             "another model's. Call it on an image before, or evaluate without `folder`."
         )
-    journal, names = Journal(folder), [_name(sample) for sample in samples]
+    journal, samples = Journal(folder), dataset.samples(split)
+    names = [sample.image.stem for sample in samples]
     header = {
         **{name: getattr(result, name) for name in _KEPT},
         "model": _digest(
@@ -194,27 +211,22 @@ def _resume(result, model, dataset, samples, folder):
             "folder, or remove it."
         )
     for entry in entries:
-        result._add(*entry)
+        result.add_cells(*entry)
     if result.images != names[: len(result.images)]:
         raise journal.damaged(
             f"its images are not the first ones of {result.source}, in their order. Did two "
             "processes write it?"
         )
 
-    def keep(image, cells, instances):
+    def keep(image, cells, pixels, instances):
         if not found and not result.images:
             journal.append(header)
-        indices = np.flatnonzero(cells)
-        line = {"image": image, "cells": indices.tolist(), "pixels": cells[indices].tolist()}
+        line = {"image": image, "cells": cells.tolist(), "pixels": pixels.tolist()}
         if instances is not None:
             line["instances"] = instances.tolist()
         journal.append(line)
 
     return keep
-
-
-def _name(sample):
-    return sample.image.stem
 
 
 def _digest(*parts):
@@ -229,8 +241,15 @@ def _digest_of(names):
 
 
 def check_classes(channels, dataset):
-    """Raises ValueError where a model of so many output channels is not for a data set's classes,
-    or these are one alone."""
+    """Checks that a model of so many output channels is for the classes of a data set.
+
+    Args:
+        channels: number of the model's output channels.
+        dataset: from `datasets.load`.
+
+    Raises:
+        ValueError: it is not, or the data set has one class alone.
+    """
     if dataset.num_classes == 1:
         raise ValueError(
             f"The data set {dataset.name!r} has one class, {dataset.class_names[0]!r}, so that "

@@ -27,10 +27,6 @@ _FREE = 128 << 20  # bytes that any journal may ask for
 _TIMES = 64  # and, above, how often its own size
 
 
-def _is_digest(value):
-    return is_text(value) and re.fullmatch("[0-9a-f]{32}", value) is not None
-
-
 def _is_mode(value):
     try:
         return _files.plain({name: complete(**value)[name] for name in value}) == value
@@ -43,7 +39,7 @@ def _header(header):
     names = header.get("class_names")
     n = len(names) if isinstance(names, list) else 0
 
-    def is_colour(value):
+    def is_color(value):
         return is_list(value, is_int, 0, 255) and len(value) == 3
 
     def is_category(ids):
@@ -56,17 +52,21 @@ def _header(header):
         "class_names": ("a list of names", lambda v: n > 0 and is_list(v, is_text)),
         "palette": (
             f"{n} lists of red, green and blue, 0 to 255",
-            lambda v: is_list(v, is_colour) and len(v) == n,
+            lambda v: is_list(v, is_color) and len(v) == n,
         ),
         "source": ("text", is_text),
         "mode": ("arguments of `inference.predict_probabilities`", _is_mode),
         "categories": (f"lists of ids below {n} by name, none twice in one", are_categories),
         "absent_as_zero": ("true or false", lambda v: isinstance(v, bool)),
         "samples": (
-            f"an integer from 0 to {_MOST_SAMPLES}", lambda v: is_int(v, 0, _MOST_SAMPLES)
+            f"an integer from 0 to {_MOST_SAMPLES}",
+            lambda v: is_int(v, 0, _MOST_SAMPLES),
         ),
-        **dict.fromkeys(("model", "images", "masks", "class_ids"), ("32 hex digits", _is_digest)),
-    }  # fmt: skip
+        **dict.fromkeys(
+            ("model", "images", "masks", "class_ids"),
+            ("32 hex digits", lambda v: is_text(v) and re.fullmatch("[0-9a-f]{32}", v)),
+        ),
+    }
 
 
 def _entry(entry, n, with_instances):
@@ -99,8 +99,14 @@ def _entry(entry, n, with_instances):
 
 
 class Entry(NamedTuple):
-    """Counts of an image: int64 indices of the confusion matrix, row by row, and their pixels, both
-    (cells,); `instances` as `Evaluation.add` takes them, or None."""
+    """Counts of an image, as `Evaluation.add_cells` takes them.
+
+    Attributes:
+        image: its name.
+        cells: int64 indices of the confusion matrix, row by row, (cells,).
+        pixels: pixels in each of these, int64 (cells,).
+        instances: as for `Evaluation.add`, or None.
+    """
 
     image: str
     cells: np.ndarray
@@ -111,17 +117,24 @@ class Entry(NamedTuple):
 class Journal:
     """The journal in a folder.
 
-    Args: folder. Attributes: path, of the file.
+    Args:
+        folder: the folder.
+
+    Attributes:
+        path: path of the file.
     """
 
     def __init__(self, folder):
         self.path, self._end = Path(folder) / "images.jsonl", 0
 
     def read(self):
-        """Yields the header, a dict, and then an `Entry` for each image; nothing where no line was
-        written.
+        """Reads what was written; nothing where no line was.
 
-        Raises: ValueError that names the file, the line, and what is wrong in it.
+        Yields:
+            The header, a dict, and then an `Entry` for each image.
+
+        Raises:
+            ValueError: the file is damaged; names it, the line, and what is wrong in it.
         """
         _files.check_plain(self.path)
         if not self.path.is_file():
@@ -183,15 +196,21 @@ class Journal:
 def check_header(header, said, way_out, size=0):
     """Checks the first line of a journal of `size` bytes, or of one that is to be written.
 
-    Args: said, way_out: beginning and end of the message of an error.
-    Raises: ValueError.
+    Args:
+        header: what JSON gave, or will be given.
+        said: beginning of the message of an error.
+        way_out: its last sentence.
+        size: bytes of the journal.
+
+    Raises:
+        ValueError: an entry, which it names, is not what it should be.
     """
     _files.check(header, _header(header) if is_dict(header) else {}, said, way_out)
     _check_memory(len(header["class_names"]), 0, said, way_out, size)
 
 
 def _check_memory(n, images, said, way_out, size):
-    """The confusion matrix, and the counts of the classes in each image."""
+    """Refuses a confusion matrix, and counts of each image, that would fill the memory."""
     asked, allowed = 8 * (n * n + 3 * n * images), max(_FREE, _TIMES * size)
     if asked > allowed:
         raise ValueError(

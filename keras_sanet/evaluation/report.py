@@ -1,4 +1,4 @@
-"""An evaluation as one HTML file: figures, classes, confusion, and images to look at."""
+"""An evaluation as one HTML file: metrics, classes, confusion, and images to look at."""
 
 import base64
 import html
@@ -8,11 +8,12 @@ import numpy as np
 from PIL import Image
 
 from keras_sanet._files import replacing
-from keras_sanet.evaluation.figures import FIGURES
+from keras_sanet._tables import html_table, percent
+from keras_sanet.evaluation.result import METRICS
 from keras_sanet.inference import predict_mask
-from keras_sanet.visualization import colour_mask, errors
+from keras_sanet.visualization import color_mask, errors
 
-_SHOWN = 4  # images of each end
+_SHOWN = 4  # images, of the best and of the worst
 _WIDTH = 480  # pixels of a picture
 _WRITTEN = 40  # most classes whose shares are written into the cells of the confusion matrix
 _STYLE = """
@@ -24,7 +25,7 @@ td, th { padding: .15em .6em }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
 .bar { background: #ddd; width: 16em }
 .bar div { height: .8em }
-.colour { display: inline-block; width: .9em; height: .9em; border: 1px solid #555 }
+.color { display: inline-block; width: .9em; height: .9em; border: 1px solid #555 }
 .confusion { overflow-x: auto }
 .confusion td { padding: 0; width: 2.2em; min-width: .5em; height: 1.6em; text-align: center;
   font-size: 11px }
@@ -37,33 +38,40 @@ figcaption, .note { color: #555; font-size: 13px }
 """
 
 
-def write(path, evaluation, model, dataset, split, batch_size=None):
+def write_report(path, result, model, dataset, split, *, batch_size=None):
     """Writes the report; the images with the best and the worst mean IoU are predicted once more.
 
-    Args: path, of the HTML file, which needs no other; evaluation, of `evaluation.evaluate`;
-        model, dataset, split, batch_size, as there.
-    Raises: ValueError where the evaluation is of other images.
+    Args:
+        path: path of the HTML file, which needs no other file.
+        result: the `Evaluation`.
+        model: the model it is of.
+        dataset: the data set it is of.
+        split: the split it is of.
+        batch_size: windows computed at once, as for `inference.predict_probabilities`.
+
+    Raises:
+        ValueError: the evaluation is of other images.
     """
     samples = dataset.samples(split)
-    if [sample.image.stem for sample in samples] != evaluation.images:
+    if [sample.image.stem for sample in samples] != result.images:
         raise ValueError(
-            f"The evaluation is of {evaluation.source}, whose images are not those of the split "
+            f"The evaluation is of {result.source}, whose images are not those of the split "
             f"{split!r} of {dataset.name!r}."
         )
-    scores = evaluation.iou_per_image
+    scores = result.iou_per_image
     order = [index for index in np.argsort(scores) if not np.isnan(scores[index])]
     worst = order[: min(_SHOWN, len(order) // 2)]
     best = order[::-1][: min(_SHOWN, len(order) - len(worst))]
-    sections = [_figures(evaluation), _classes(evaluation), _confusion(evaluation)]
+    sections = [_metrics(result), _classes(result), _confusion(result)]
     for title, indexes in (("Best images", best), ("Worst images", worst)):
         rows = []
         for index in indexes:
             image, truth = dataset.read(samples[index])
-            mask = predict_mask(model, image, batch_size=batch_size, **evaluation.mode)
-            name = f"{evaluation.images[index]}: mean IoU {100 * scores[index]:.2f} %"
+            mask = predict_mask(model, image, batch_size=batch_size, **result.mode)
+            name = f"{result.images[index]}: mean IoU {100 * scores[index]:.2f} %"
             rows.append(_pictures(name, image, truth, mask, dataset.palette))
         sections.append(f"<h2>{title}</h2>" + "".join(rows))
-    title = html.escape(f"{evaluation.source}: evaluation")
+    title = html.escape(f"{result.source}: evaluation")
     page = (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f"<style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n"
@@ -74,50 +82,47 @@ def write(path, evaluation, model, dataset, split, batch_size=None):
         file.write_text(page, "utf-8", "backslashreplace")
 
 
-def _figures(evaluation):
-    figures = evaluation.as_dict()
-    intervals = {
-        name: f"{_percent(low)} to {_percent(high)}"
-        for name, (low, high) in figures["intervals_95"].items()
+def _metrics(result):
+    values = result.as_dict()
+    intervals = values["intervals_95"]
+    names = {
+        **METRICS,
+        "mean_category_iou": "mean category IoU",
+        "mean_instance_iou": "mean class iIoU",
+        "mean_category_instance_iou": "mean category iIoU",
     }
-    rows = [(words, _percent(figures[name]), intervals[name]) for name, words in FIGURES.items()]
-    for name, words in (
-        ("mean_category_iou", "mean category IoU"),
-        ("mean_instance_iou", "mean class iIoU"),
-        ("mean_category_instance_iou", "mean category iIoU"),
-    ):
-        if name in figures:
-            rows.append((words, _percent(figures[name]), ""))
-    cells = "".join(
-        f'<tr><th>{words}</th><td class="number">{value}</td><td class="note">{extent}</td></tr>'
-        for words, value, extent in rows
-    )
-    how = ", ".join(f"{name}={value}" for name, value in evaluation.mode.items())
-    absent = "count as 0" if evaluation.absent_as_zero else "are left out of the means"
+    rows = [
+        (words, percent(values[name]), " to ".join(map(percent, intervals.get(name, ()))))
+        for name, words in names.items()
+        if name in values
+    ]
+    how = ", ".join(f"{name}={value}" for name, value in result.mode.items())
+    absent = "count as 0" if result.absent_as_zero else "are left out of the means"
     return (
-        f"<table>{cells}</table><p class=note>{len(evaluation.images)} images at the size of their "
-        f"masks; percent, with 95 % of bootstrap samples over images. Void pixels do not count; "
-        f"absent classes {absent}. Prediction: {html.escape(how)}.</p>"
+        f"{html_table(('metric', 'percent', '95 % of samples'), rows)}<p class=note>"
+        f"{len(result.images)} images at the size of their masks; percent, with 95 % of bootstrap "
+        f"samples over images. Void pixels do not count; absent classes {absent}. Prediction: "
+        f"{html.escape(how)}.</p>"
     )
 
 
-def _classes(evaluation):
+def _classes(result):
     rows = []
     columns = (
-        evaluation.class_names,
-        evaluation.palette,
-        evaluation.confusion.sum(axis=1) / max(1, evaluation.confusion.sum()),
-        evaluation.accuracy_per_class,
-        evaluation.iou_per_class,
+        result.class_names,
+        result.palette,
+        result.confusion.sum(axis=1) / max(1, result.confusion.sum()),
+        result.accuracy_per_class,
+        result.iou_per_class,
     )
-    for name, colour, share, accuracy, iou in zip(*columns):
+    for name, color, share, accuracy, iou in zip(*columns):
         width = 0 if np.isnan(iou) else 100 * iou
-        rgb = f"rgb({', '.join(map(str, colour))})"
+        rgb = f"rgb({', '.join(map(str, color))})"
         numbers = "".join(
-            f'<td class="number">{_percent(value)}</td>' for value in (share, accuracy, iou)
+            f'<td class="number">{percent(value)}</td>' for value in (share, accuracy, iou)
         )
         rows.append(
-            f'<tr><td><span class="colour" style="background: {rgb}"></span> {html.escape(name)}'
+            f'<tr><td><span class="color" style="background: {rgb}"></span> {html.escape(name)}'
             f'</td>{numbers}<td><div class="bar"><div style="width: {width:.2f}%; background: '
             f'{rgb}"></div></div></td></tr>'
         )
@@ -127,10 +132,10 @@ def _classes(evaluation):
     )
 
 
-def _confusion(evaluation):
-    names = [html.escape(name) for name in evaluation.class_names]
-    truth = evaluation.confusion.sum(axis=1, keepdims=True)
-    shares = evaluation.confusion / np.maximum(truth, 1)
+def _confusion(result):
+    names = [html.escape(name) for name in result.class_names]
+    truth = result.confusion.sum(axis=1, keepdims=True)
+    shares = result.confusion / np.maximum(truth, 1)
     rows = []
     for true, row, pixels in zip(names, shares, truth[:, 0]):
         cells = []
@@ -156,8 +161,8 @@ def _confusion(evaluation):
 def _pictures(name, image, truth, mask, palette):
     captions = {
         "image": image,
-        "truth": colour_mask(truth, palette),
-        "prediction": colour_mask(mask, palette),
+        "truth": color_mask(truth, palette),
+        "prediction": color_mask(mask, palette),
         "errors (red)": errors(image, truth, mask),
     }
     figures = "".join(
@@ -175,7 +180,3 @@ def _encoded(picture):
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _percent(value):
-    return "–" if value is None or np.isnan(value) else f"{100 * value:.2f}"

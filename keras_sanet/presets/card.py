@@ -1,4 +1,5 @@
 from keras_sanet._labels import classes_of
+from keras_sanet._tables import percent
 
 
 def _summary(figures):
@@ -47,10 +48,10 @@ def _card(title, model, config):
             "|---|---|---|",
         ]
         for name, (low, high) in figures["intervals_95"].items():
-            values = (_percent(figures[name]), f"{_percent(low)}, {_percent(high)}")
+            values = (percent(figures[name]), f"{percent(low)}, {percent(high)}")
             lines.append(f"| {name.replace('_', ' ')} | {' | '.join(values)} |")
         lines += ["", "| class | IoU, percent |", "|---|---|"]
-        lines += [f"| {row['class']} | {_percent(row['iou'])} |" for row in figures["classes"]]
+        lines += [f"| {row['class']} | {percent(row['iou'])} |" for row in figures["classes"]]
     lines += ["", "## Training", ""]
     crop = config["crop"]
     if crop:
@@ -70,7 +71,3 @@ def _card(title, model, config):
         "",
     ]
     return "\n".join(lines)
-
-
-def _percent(value):
-    return "-" if value is None else f"{100 * value:.2f}"

@@ -1,6 +1,10 @@
-"""Pictures of masks, and plots of training and of the aggregator's gates."""
+"""Pictures of masks, and plots of training and of the aggregator's gates.
 
-from keras_sanet.visualization.drawing import colour_mask, errors, legend, overlay, palette, sheet
+What starts with `plot_` needs matplotlib, the extra `plots`, and leaves showing and saving to the
+caller.
+"""
+
+from keras_sanet.visualization.drawing import color_mask, errors, legend, overlay, palette, sheet
 from keras_sanet.visualization.gates import aggregator_gates, plot_gates
 from keras_sanet.visualization.plots import (
     plot_bands,
@@ -13,7 +17,7 @@ from keras_sanet.visualization.plots import (
 
 __all__ = [
     "aggregator_gates",
-    "colour_mask",
+    "color_mask",
     "errors",
     "legend",
     "overlay",

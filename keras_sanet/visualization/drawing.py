@@ -1,9 +1,4 @@
-"""Masks as colours, over their images, and side by side (paper, Figures 4 and 5); curves of a
-training (Figure 3), confusion matrices, and what the aggregator does with each tap (Eqs 2-8).
-
-What starts with `plot_` needs matplotlib, the extra `plots`, and leaves showing and saving to the
-caller.
-"""
+"""Masks as colors, over their images, and side by side (paper, Figures 4 and 5)."""
 
 import contextlib
 
@@ -22,11 +17,16 @@ _FONTS = ("DejaVuSans.ttf", "Arial Unicode.ttf", "arial.ttf")
 
 
 def palette(num_classes):
-    """Colours for classes that have none: those of PASCAL VOC from 1 on, for void is black. One
-    channel is of two classes.
+    """Colors for classes that have none: those of PASCAL VOC from 1 on, for void is black.
 
-    Returns: list of (red, green, blue) by class id, all distinct.
-    Raises: ValueError where `num_classes` is not 1..255.
+    Args:
+        num_classes: number of classes, 1..255; 1, of one channel, is of two classes.
+
+    Returns:
+        List of (red, green, blue) by class id, all distinct.
+
+    Raises:
+        ValueError: `num_classes` is out of range.
     """
     if not 1 <= num_classes <= VOID:
         raise ValueError(
@@ -36,25 +36,34 @@ def palette(num_classes):
     return [colour(index) for index in range(1, classes_of(num_classes) + 1)]
 
 
-def colour_mask(mask, palette):
-    """Colours of the classes, void black.
+def color_mask(mask, palette):
+    """Colors of the classes, void black.
 
-    Args: mask, integer (height, width); palette, (red, green, blue) by class id.
-    Returns: uint8 (height, width, 3).
+    Args:
+        mask: integer (height, width).
+        palette: (red, green, blue) by class id.
+
+    Returns:
+        uint8 (height, width, 3).
     """
     table = np.zeros((max(len(palette), VOID + 1), 3), "uint8")
     table[: len(palette)] = palette
     return table[np.asarray(mask)]
 
 
-def overlay(image, mask, palette, alpha=0.5):
-    """The image with the colours of the mask over it; void pixels stay as they are.
+def overlay(image, mask, palette, *, alpha=0.5):
+    """The image with the colors of the mask over it; void pixels stay as they are.
 
-    Args: image, uint8 (height, width, 3); mask, integer (height, width); palette, (red, green,
-        blue) by class id; alpha, share of the colour.
-    Returns: uint8 (height, width, 3).
+    Args:
+        image: uint8 (height, width, 3).
+        mask: integer (height, width).
+        palette: (red, green, blue) by class id.
+        alpha: share of the color, 0..1.
+
+    Returns:
+        uint8 (height, width, 3).
     """
-    mixed = (1 - alpha) * image + alpha * colour_mask(mask, palette)
+    mixed = (1 - alpha) * image + alpha * color_mask(mask, palette)
     return np.where((np.asarray(mask) == VOID)[..., None], image, np.rint(mixed)).astype("uint8")
 
 
@@ -63,10 +72,16 @@ def errors(image, truth, mask):
 
     Grey is 48 plus half of the image's brightness (ITU-R 601), 48..175.
 
-    Args: image, uint8 (height, width, 3); truth, mask, integer (height, width), true and predicted
-        class ids; what is void (255) in the truth is neither right nor wrong.
-    Returns: uint8 (height, width, 3).
-    Raises: ValueError where the sizes differ.
+    Args:
+        image: uint8 (height, width, 3).
+        truth: true class ids, integer (height, width); void (255) is neither right nor wrong.
+        mask: predicted class ids, integer (height, width).
+
+    Returns:
+        uint8 (height, width, 3).
+
+    Raises:
+        ValueError: the sizes differ.
     """
     image, truth, mask = np.asarray(image), np.asarray(truth), np.asarray(mask)
     if not image.shape[:2] == truth.shape == mask.shape:
@@ -79,14 +94,20 @@ def errors(image, truth, mask):
     return np.where((truth == VOID)[..., None], 0, picture).astype("uint8")
 
 
-def sheet(rows, class_names, palette, titles=None):
+def sheet(rows, class_names, palette, *, titles=None):
     """Rows of pictures, titles above the columns, and a legend below.
 
-    Args: rows, list of lists of uint8 (height, width, 3), of one height a row and one width a
-        column; class_names, palette, as for `legend`; titles, list of strings, one a column (what
-        is wider than it loses its end), or None.
-    Returns: `PIL.Image.Image`.
-    Raises: ValueError that names the row whose pictures don't fit.
+    Args:
+        rows: list of lists of uint8 (height, width, 3), one height a row and one width a column.
+        class_names: strings by class id.
+        palette: (red, green, blue) by class id.
+        titles: list of strings, one a column (what is wider than it loses its end), or None.
+
+    Returns:
+        `PIL.Image.Image`.
+
+    Raises:
+        ValueError: pictures of a row, which it names, don't fit.
     """
     widths = _column_widths(rows)
     if titles is not None and len(titles) != len(widths):
@@ -110,13 +131,18 @@ def sheet(rows, class_names, palette, titles=None):
 
 
 def legend(class_names, palette, width):
-    """The colours of the classes and their names, in lines.
+    """The colors of the classes and their names, in lines.
 
     Letters beyond ASCII are drawn where matplotlib is installed, or DejaVu Sans or Arial; those
     that the font lacks are boxes.
 
-    Args: class_names, strings by class id; palette, (red, green, blue) by class id; width, pixels.
-    Returns: `PIL.Image.Image`.
+    Args:
+        class_names: strings by class id.
+        palette: (red, green, blue) by class id.
+        width: width of the page, pixels.
+
+    Returns:
+        `PIL.Image.Image`.
     """
     font = _font(class_names)
     entries, x, y = [], 6, 6

@@ -25,11 +25,18 @@ def aggregator_gates(model, image):
     through h_{t-1}, and cells on their neighbours. Earlier taps are in more terms of Eq. 8's mean.
     Nor does it say what the head makes of y, or of the last tap, which it also gets directly.
 
-    Args: model, from `SANet`; image, RGB 0..255, (height, width, 3), any size.
-    Returns: dict of float32 (taps, height, width), in cells of the aggregator's grid: "input",
-        "forget", "output", and "contribution", which adds up to 1 over the taps (equal shares
-        where y_t = 0 for all of them).
-    Raises: ValueError where the model has no aggregator, or the image is not of that shape.
+    Args:
+        model: from `SANet`.
+        image: RGB 0..255, (height, width, 3), any size.
+
+    Returns:
+        Dict of float32 (taps, height, width), in cells of the aggregator's grid: "input", "forget",
+        "output", and "contribution", which adds up to 1 over the taps (equal shares where y_t = 0
+        for all of them).
+
+    Raises:
+        ValueError: the model has no aggregator, or the image is not of that shape.
+
     Reference: section III-A, Eqs 2-8.
     """
     aggregator = _aggregator(model)
@@ -59,13 +66,23 @@ def aggregator_gates(model, image):
 def plot_gates(model, image):
     """The image, and its `aggregator_gates`: a row each, a column a tap.
 
-    The panels of a row share one colour scale, from the least to the greatest value.
+    The panels of a row share one color scale, from the least to the greatest value.
 
-    Args, Raises: as `aggregator_gates`.
-    Returns: the matplotlib `Figure`.
+    Args:
+        model: from `SANet`.
+        image: RGB 0..255, (height, width, 3), any size.
+
+    Returns:
+        The matplotlib `Figure`.
+
+    Raises:
+        ValueError: as `aggregator_gates`.
     """
     plt = pyplot()
-    gates, taps = aggregator_gates(model, image), _tap_names(model)
+    gates = aggregator_gates(model, image)
+    names = {id(layer.output): layer.name for layer in model.layers}  # of the taps' adapters
+    maps = keras.tree.flatten(_aggregator(model).input)
+    taps = [names.get(id(x), f"map {t}").removeprefix("adapter_") for t, x in enumerate(maps)]
     height, width = np.shape(image)[:2]
     size = (1.8 * (len(taps) + 1.5), len(gates) * (1.8 * height / width + 0.2) + 0.5)
     figure, axes = plt.subplots(len(gates), len(taps) + 1, figsize=size, layout="constrained")
@@ -97,10 +114,3 @@ def _aggregator(model):
             f"Received: {model.name!r} with the layers {', '.join(x.name for x in model.layers)}."
         )
     return layer
-
-
-def _tap_names(model):
-    """Names of the taps in the order the aggregator reads them, from those of its adapters."""
-    names = {id(layer.output): layer.name for layer in model.layers}
-    maps = keras.tree.flatten(_aggregator(model).input)
-    return [names.get(id(x), f"map {t}").removeprefix("adapter_") for t, x in enumerate(maps)]
