@@ -332,7 +332,7 @@ def test_train_takes_imagenet_by_name(data, random_checkpoint, tmp_path, monkeyp
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
     code, out, error = train(data, "--output", tmp_path / "run", "--weights", "imagenet")
     assert code == 0, error
-    assert "ImageNet weights of resnet_tiny: licence CC0-1.0" in out
+    assert "ImageNet weights of resnet_tiny: license CC0-1.0" in out
     config = json.loads((tmp_path / "run" / "config.json").read_text("utf-8"))
     assert config["arguments"]["weights"] == "imagenet"  # a name, no path
 
@@ -801,7 +801,7 @@ def preset(trained, tmp_path_factory):
 
 
 def test_a_preset_of_a_run_holds_its_recipe_and_figures(preset, trained):
-    config = keras_sanet.presets.config(preset)
+    config = keras_sanet.presets.read_config(preset)
     assert config["arguments"]["class_names"] == ["dark", "light"]
     assert (config["crop"], config["recipe"]["learning_rate"]) == ([32, 32], 1e-3)
     saved = json.loads((trained[0] / "evaluation.json").read_text())

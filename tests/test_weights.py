@@ -373,9 +373,9 @@ def build():
 def test_imagenet_is_downloaded_and_converted_once(server, published, state, capsys):
     assert_loaded(build(), state)
     assert [path.name for path in published.iterdir()] == ["tiny.weights.h5"]
-    assert "licence CC0-1.0" in capsys.readouterr().out
+    assert "license CC0-1.0" in capsys.readouterr().out
     with h5py.File(published / "tiny.weights.h5") as file:
-        assert file.attrs["licence"] == "CC0-1.0"
+        assert file.attrs["license"] == "CC0-1.0"
         assert file.attrs["source"] == weights.IMAGENET["resnet_tiny"].url
     shutil.rmtree(server.folder)  # nothing is asked of the server any more
     arguments = {"aggregator_filters": 4, "pyramid_filters": 4, "bins": None, "taps": ("s4",)}

@@ -73,7 +73,7 @@ def summary(options):
 
 def list_presets(options):
     """Lists the presets of the package: models by name, with their figures."""
-    for name, what in presets.list_presets().items():
+    for name, what in presets.list_presets(references=True).items():
         print(f"{name:27} {what}")
 
 
@@ -102,8 +102,8 @@ def save_preset(options):
         options.output,
         figures=evaluation.read_figures(run / "evaluation.json"),
         recipe={**recipe, "versions": versions},
-        crop=arguments.get("crop"),
-        licence=options.licence,
+        crop_size=arguments.get("crop"),
+        license=options.licence,
         dtype=options.dtype,
     )
     print(f"Preset:    {Path(options.output).resolve()}")

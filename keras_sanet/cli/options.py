@@ -136,7 +136,9 @@ def _machine():
 
 
 def _load_model(preset, num_classes=None, load_weights=True):
-    return models.without_auxiliary(presets.from_preset(preset, num_classes, load_weights))
+    return models.without_auxiliary(
+        presets.from_preset(preset, num_classes, load_weights=load_weights)
+    )
 
 
 def _new_folder(path):

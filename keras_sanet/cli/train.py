@@ -296,7 +296,7 @@ def _taken(options, path):
 def _check_preset(options):
     """A preset is a whole model: what else says which model it is must not be given."""
     if not options.preset.endswith(".keras"):
-        presets.config(options.preset)  # an unknown one is told before all is read
+        presets.read_config(options.preset)  # an unknown one is told before all is read
     given = [
         name
         for name, value in _MODEL_DEFAULTS.items()
@@ -378,7 +378,8 @@ def _arguments(options):
         "cache": False,
         "output": False,
         "weights": options.weights == "imagenet",
-        "preset": options.preset in presets.list_presets() or "://" in str(options.preset),
+        "preset": options.preset in presets.list_presets(references=True)
+        or "://" in str(options.preset),
     }
     for name in is_name:
         if arguments[name] is not None and not is_name[name]:

@@ -67,7 +67,7 @@ INFO = Info(
         "images/training with annotations/training (also validation) in ADEChallengeData2016 or in "
         "the folder itself",
     ),
-    licence="images for non-commercial research and education, annotations BSD-3-Clause",
+    license="images for non-commercial research and education, annotations BSD-3-Clause",
     citation='Zhou et al., "Scene parsing through ADE20K dataset", CVPR 2017',
     url="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
 )

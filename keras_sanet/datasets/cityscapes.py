@@ -34,7 +34,7 @@ _TABLE = {
 }  # fmt: skip
 _LABEL_IDS = [label_id for label_id, *_ in _TABLE.values()]
 
-# Label id -> training id. -1, the licence plate, is 255 in a file of 8 bits, 65535 in one of 16.
+# Label id -> training id. -1, the license plate, is 255 in a file of 8 bits, 65535 in one of 16.
 TRAIN_IDS = {i: _LABEL_IDS.index(i) if i in _LABEL_IDS else VOID for i in range(34)}
 TRAIN_IDS |= {255: VOID, 65535: VOID}
 
@@ -52,7 +52,7 @@ INFO = Info(
         "leftImg8bit/<split>/<city>/*_leftImg8bit.png with "
         "gtFine/<split>/<city>/*_gtFine_labelIds.png (or *_gtFine_labelTrainIds.png)",
     ),
-    licence="non-commercial research, after registration",
+    license="non-commercial research, after registration",
     citation='Cordts et al., "The Cityscapes dataset for semantic urban scene understanding", '
     "CVPR 2016",
     url="https://www.cityscapes-dataset.com/",

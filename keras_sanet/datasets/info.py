@@ -13,7 +13,7 @@ class Info:
         classes: dict from the name of a class to its (red, green, blue), in order of the class ids.
         counts: dict from a split to its official number of images; empty if there is none.
         files: the files that are looked for, a form a string.
-        licence: the terms in a few words. citation: of the paper. url: where to get it.
+        license: the terms in a few words. citation: of the paper. url: where to get it.
     """
 
     name: str
@@ -21,7 +21,7 @@ class Info:
     classes: dict
     counts: dict
     files: tuple
-    licence: str
+    license: str
     citation: str
     url: str
 

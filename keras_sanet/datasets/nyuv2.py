@@ -51,7 +51,7 @@ INFO = Info(
         "RGB with Label (0.jpg and 0.png, ...), and train.txt and test.txt or all 1449 frames",
         "images with labels, alike",
     ),
-    licence="none is stated by the authors; for research",
+    license="none is stated by the authors; for research",
     citation='Silberman, Hoiem, Kohli, Fergus, "Indoor segmentation and support inference from '
     'RGBD images", 2012',
     url="https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html",

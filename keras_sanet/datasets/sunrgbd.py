@@ -29,7 +29,7 @@ INFO = Info(
         "image/img-000001.jpg with label37/00000001.png, numbered 1..5050 for testing and "
         "5051..10335 for training (label37 may be named semseg-label37)",
     ),
-    licence="none is stated by the authors; for research",
+    license="none is stated by the authors; for research",
     citation='Song, Lichtenberg, Xiao, "SUN RGB-D: a RGB-D scene understanding benchmark suite", '
     "2015",
     url="https://rgbd.cs.princeton.edu/",

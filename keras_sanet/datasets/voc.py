@@ -21,7 +21,7 @@ INFO = Info(
         "ImageSets/Segmentation/train.txt (also val, trainval, test), JPEGImages and "
         "SegmentationClass in VOCdevkit/VOC2012, in VOC2012 or in the folder itself",
     ),
-    licence="Flickr images under Flickr's terms of use",
+    license="Flickr images under Flickr's terms of use",
     citation='Everingham et al., "The Pascal visual object classes (VOC) challenge", IJCV 2010',
     url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
 )

@@ -35,12 +35,12 @@ _PARALLEL = "module."  # torch.nn.DataParallel's
 
 class Pretrained(NamedTuple):
     """A checkpoint on the web: URL; digest of the file, "algorithm:hex digits" or the first of
-    them; its ImageNet top-1 accuracy in percent, as the publisher states it; licence."""
+    them; its ImageNet top-1 accuracy in percent, as the publisher states it; license."""
 
     url: str
     digest: str
     top1: float
-    licence: str
+    license: str
 
 
 _TORCHVISION = "https://download.pytorch.org/models/"
@@ -296,11 +296,11 @@ def imagenet(variant, build):
                 f"{expected}. {way_out}"
             )
         print(
-            f"ImageNet weights of {variant}: licence {source.licence}, top-1 {source.top1} % "
+            f"ImageNet weights of {variant}: license {source.license}, top-1 {source.top1} % "
             f"({source.url}); ImageNet itself is for non-commercial research."
         )
         new = temporary / converted.name
-        convert(build(variant), found, new, source=source.url, licence=source.licence)
+        convert(build(variant), found, new, source=source.url, license=source.license)
         os.replace(new, converted)
     return converted
 
