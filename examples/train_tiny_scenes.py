@@ -41,8 +41,8 @@ def main():
     train = keras_sanet.pipeline.make_dataset(
         data,
         "train",
-        CROP,
-        RECIPE["batch_size"],
+        crop_size=CROP,
+        batch_size=RECIPE["batch_size"],
         seed=RECIPE["seed"],
         scale_range=tuple(RECIPE["scale_range"]),
     )

@@ -711,7 +711,9 @@ def test_convert_writes_weights_and_prints_its_report(
     assert code == 0, error
     assert f"{path}: 60 of 60 arrays of resnet_tiny loaded" in out
     assert adapted in out and str(output) in out
-    backbone = backbones.build("resnet_tiny", (None, None, channels[-1] if channels else 3))
+    backbone = backbones.build(
+        "resnet_tiny", input_shape=(None, None, channels[-1] if channels else 3)
+    )
     backbone.load_weights(output)
     found = keras.ops.convert_to_numpy(backbone.get_layer("bn1").moving_mean)
     np.testing.assert_array_equal(found, state["bn1.running_mean"])

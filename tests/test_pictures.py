@@ -302,7 +302,7 @@ def test_depth_is_an_error_that_is_not_skipped(tmp_path):
     whole = write(tmp_path / "whole.png", encoded("PNG", "L"))
     samples = [Sample(deep, whole)] + [Sample(whole, whole)] * 20
     with pytest.raises(ValueError, match=r"deep\.png holds 16 bits"):
-        make_dataset(dataset_of(*samples), "train", 8, on_bad_image="skip")
+        make_dataset(dataset_of(*samples), "train", crop_size=8, on_bad_image="skip")
 
 
 # Bands

@@ -249,7 +249,7 @@ def test_a_checkpoint_that_fits_is_reported_in_one_line(state, backbone, tmp_pat
 )
 def test_a_first_kernel_for_rgb_is_adapted_to_other_channels(channels, kernels, state, tmp_path):
     path = write(state, tmp_path / "tiny.safetensors")
-    backbone = backbones.build("resnet_tiny", (None, None, channels), name="tiny")
+    backbone = backbones.build("resnet_tiny", input_shape=(None, None, channels), name="tiny")
     report = weights.load_checkpoint(backbone, path)
     rgb = state["conv1.weight"].transpose(2, 3, 1, 0)
     # So that equal channels give what R = G = B would: the sum, or C kernels of 3 / C.
@@ -266,7 +266,7 @@ def test_first_kernels_are_adapted_as_timm_does(timm, state, tmp_path):
 
     path = write(state, tmp_path / "tiny.safetensors")
     for channels in (1, 4, 6):
-        backbone = backbones.build("resnet_tiny", (None, None, channels))
+        backbone = backbones.build("resnet_tiny", input_shape=(None, None, channels))
         weights.load_checkpoint(backbone, path)
         expected = timm.models.adapt_input_conv(channels, torch.tensor(state["conv1.weight"]))
         found = value_of(backbone, "conv1", "kernel").transpose(3, 2, 0, 1)
@@ -297,7 +297,9 @@ def test_what_convert_writes_is_loaded_by_keras_by_us_and_for_other_channels(sta
         np.testing.assert_array_equal(kernel, state["conv1.weight"].transpose(2, 3, 1, 0))
     for old, new in zip(keras_loads.get_weights(), we_load.get_weights()):
         np.testing.assert_array_equal(new, old)
-    grey = value_of(backbones.build("resnet_tiny", (9, 9, 1), weights=output), "conv1", "kernel")
+    grey = value_of(
+        backbones.build("resnet_tiny", input_shape=(9, 9, 1), weights=output), "conv1", "kernel"
+    )
     np.testing.assert_allclose(grey, kernel.sum(2, keepdims=True), rtol=1e-5, atol=1e-6)
 
 
@@ -387,7 +389,7 @@ def test_imagenet_is_downloaded_and_converted_once(server, published, state, cap
 
 
 def test_imagenet_for_other_channels_first_caches_that_for_rgb(published, state):
-    grey = backbones.build("resnet_tiny", (None, None, 1), weights="imagenet")
+    grey = backbones.build("resnet_tiny", input_shape=(None, None, 1), weights="imagenet")
     kernel = state["conv1.weight"].transpose(2, 3, 1, 0)
     found = value_of(grey, "conv1", "kernel")
     np.testing.assert_allclose(found, kernel.sum(2, keepdims=True), rtol=1e-5, atol=1e-6)

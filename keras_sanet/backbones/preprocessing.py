@@ -9,7 +9,7 @@ _STD = (0.229, 0.224, 0.225)
 
 
 def statistics(channels):
-    """Mean and standard deviation, of values / 255, that each channel is normalised with.
+    """Mean and standard deviation, of values / 255, that each channel is normalized with.
 
     ImageNet's of R, G, B; for one or two channels, and for those after RGB, the mean of the three.
     """
@@ -40,7 +40,8 @@ def preprocess(image, mode):
         mode: a name of `MODES`, or a layer, of which scale and offset count where it has them
             (keras-hub's ImageConverter would also resize).
 
-    Returns: float32 (batch, height, width, channels), also under mixed precision: bfloat16 would
+    Returns:
+        float32 (batch, height, width, channels), also under mixed precision: bfloat16 would
         round the image.
     """
     if mode not in MODES if isinstance(mode, str) else not callable(mode):

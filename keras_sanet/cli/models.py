@@ -20,7 +20,7 @@ from keras_sanet.summary import Summary
 
 def convert(options):
     """Converts a torchvision or timm checkpoint to the .weights.h5 of a backbone."""
-    backbone = backbones.build(options.backbone, (None, None, options.channels))
+    backbone = backbones.build(options.backbone, input_shape=(None, None, options.channels))
     print(weights.convert(backbone, options.checkpoint, options.output))
     print(f"Weights:   {Path(options.output).resolve()}")
 

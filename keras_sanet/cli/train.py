@@ -84,7 +84,7 @@ def demo(options):
     dataset = datasets.load("scenes")  # draws them, the first time
     keras.utils.set_random_seed(0)
     train = pipeline.make_dataset(
-        dataset, "train", (144, 192), batch_size=4, seed=0, scale_range=(0.8, 1.6)
+        dataset, "train", crop_size=(144, 192), batch_size=4, seed=0, scale_range=(0.8, 1.6)
     )
     val = pipeline.make_dataset(dataset, "val", batch_size=10, training=False)
     model = models.SANet(
@@ -133,8 +133,8 @@ def _train(options, held):
     train = pipeline.make_dataset(
         dataset,
         "train",
-        tuple(options.crop),
-        options.batch_size,
+        crop_size=tuple(options.crop),
+        batch_size=options.batch_size,
         seed=options.seed,
         on_bad_image=options.on_bad_image,
         **{name: getattr(options, name) for name in _AUGMENTATION},
@@ -142,8 +142,8 @@ def _train(options, held):
     val = pipeline.make_dataset(
         dataset,
         options.val_split,
-        tuple(options.val_crop) if options.val_crop else None,
-        options.val_batch_size,
+        crop_size=tuple(options.val_crop) if options.val_crop else None,
+        batch_size=options.val_batch_size,
         training=False,
         image_scale=options.image_scale,
         on_bad_image=options.on_bad_image,

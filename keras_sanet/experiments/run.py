@@ -112,11 +112,13 @@ def train(dataset, row, seed, protocol, folder, verbose=0):
             keras.utils.set_random_seed(seed)
             scale = {"image_scale": protocol["image_scale"]}
             data = pipeline.make_dataset(
-                dataset, "train", tuple(protocol["crop"]), protocol["batch_size"], seed=seed,
+                dataset, "train", crop_size=tuple(protocol["crop"]),
+                batch_size=protocol["batch_size"], seed=seed,
                 scale_range=protocol["scale_range"], **scale,
             )  # fmt: skip
             val = pipeline.make_dataset(
-                dataset, protocol["val_split"], None, protocol["val_batch_size"], training=False,
+                dataset, protocol["val_split"], batch_size=protocol["val_batch_size"],
+                training=False,
                 **scale,
             )  # fmt: skip
             training.fit(

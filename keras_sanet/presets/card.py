@@ -74,8 +74,15 @@ def _figures(figures):
         return ["None were given when it was saved."]
     mode = ", ".join(f"{name} {value}" for name, value in figures["mode"].items() if value)
     rows = [
-        f"| {name.replace('_', ' ')} | {_percent(figures[name])} | {', '.join(map(_percent, ends))} |"
-        for name, ends in figures["intervals_95"].items()
+        " | ".join(
+            [
+                "|",
+                name.replace("_", " "),
+                _percent(figures[name]),
+                f"{_percent(low)}, {_percent(high)} |",
+            ]
+        )
+        for name, (low, high) in figures["intervals_95"].items()
     ]
     classes = [f"| {row['class']} | {_percent(row['iou'])} |" for row in figures["classes"]]
     return [
