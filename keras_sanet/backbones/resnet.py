@@ -45,29 +45,29 @@ _STAGES = {
 }
 
 
-def ResNet18(**options):
+def ResNet18(*, input_shape=(None, None, 3), output_stride=8, weights=None, name="resnet18"):
     """ResNet-18; see `build`."""
-    return build("resnet18", **options)
+    return build("resnet18", **locals())
 
 
-def ResNet50(**options):
+def ResNet50(*, input_shape=(None, None, 3), output_stride=8, weights=None, name="resnet50"):
     """ResNet-50 (v1.5); see `build`."""
-    return build("resnet50", **options)
+    return build("resnet50", **locals())
 
 
-def ResNet101(**options):
+def ResNet101(*, input_shape=(None, None, 3), output_stride=8, weights=None, name="resnet101"):
     """ResNet-101 (v1.5); see `build`."""
-    return build("resnet101", **options)
+    return build("resnet101", **locals())
 
 
-def ResNeXt50(**options):
+def ResNeXt50(*, input_shape=(None, None, 3), output_stride=8, weights=None, name="resnext50"):
     """ResNeXt-50 32x4d, the stem of the paper; see `build`."""
-    return build("resnext50", **options)
+    return build("resnext50", **locals())
 
 
-def ResNeXt101(**options):
+def ResNeXt101(*, input_shape=(None, None, 3), output_stride=8, weights=None, name="resnext101"):
     """ResNeXt-101 32x4d; see `build`."""
-    return build("resnext101", **options)
+    return build("resnext101", **locals())
 
 
 def names():

@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +16,6 @@ import numpy as np
 
 from keras_sanet import _files, saving
 from keras_sanet.weights import checkpoints
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 # Keras's name of a variable -> the checkpoint's.
 _VARIABLES = {
@@ -31,11 +27,18 @@ _VARIABLES = {
 }
 _FIRST = "conv1.weight"
 _PARALLEL = "module."  # torch.nn.DataParallel's
+_ABANDONED = 24 * 3600  # seconds after which nobody downloads into a folder any more
 
 
 class Pretrained(NamedTuple):
-    """A checkpoint on the web: URL; digest of the file, "algorithm:hex digits" or the first of
-    them; its ImageNet top-1 accuracy in percent, as the publisher states it; license."""
+    """A checkpoint on the web.
+
+    Attributes:
+        url: its address.
+        digest: of the file, "algorithm:hex digits" or the first of them.
+        top1: ImageNet top-1 accuracy in percent, as the publisher states it.
+        license: its terms.
+    """
 
     url: str
     digest: str
@@ -85,7 +88,8 @@ class Report:
     """What a checkpoint and a backbone have in common, by the checkpoint's names.
 
     Attributes:
-        path, model: of the file; name of the backbone.
+        path: of the file.
+        model: name of the backbone.
         loaded: names that fit.
         missing: names of the backbone that the file lacks.
         unexpected: names of the file that the backbone lacks.
@@ -130,7 +134,7 @@ class Report:
         return "\n  ".join(lines + self.differences)
 
 
-def load_checkpoint(model, path, strict=True):
+def load_checkpoint(model, path, *, strict=True):
     """Loads the weights of a torchvision or timm ResNet / ResNeXt, or those that `convert` wrote.
 
     A first kernel for RGB is adapted to a backbone for images of other channels as timm does
@@ -145,11 +149,13 @@ def load_checkpoint(model, path, strict=True):
         strict: whether all names and shapes must fit. If not, those that do are loaded, one at
             least.
 
-    Returns: `Report`.
+    Returns:
+        `Report`.
 
-    Raises: ValueError where names or shapes do not fit (if `strict`; none if not), with those that
-        differ, where the file is damaged, or for another backbone; nothing is loaded then.
-        FileNotFoundError.
+    Raises:
+        ValueError: where names or shapes do not fit (if not `strict`, where none does), the file is
+            damaged, or the backbone is another. Nothing is loaded then.
+        FileNotFoundError: where there is no such file.
     """
     backbone = model
     if any(layer.name == "backbone" for layer in model.layers):
@@ -177,9 +183,11 @@ def load_checkpoint(model, path, strict=True):
     }
     if not str(path).endswith(".weights.h5"):  # kernels (out, in, height, width) to Keras's order
         arrays = {n: v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for n, v in arrays.items()}
-    channels = _channels_to_adapt(arrays, variables)
-    if channels:
-        arrays[_FIRST] = _adapt(arrays[_FIRST], channels)
+    adapted = None
+    if _FIRST in arrays and _FIRST in variables and arrays[_FIRST].ndim == 4:
+        height, width, channels, filters = variables[_FIRST].shape
+        if channels != 3 and arrays[_FIRST].shape == (height, width, 3, filters):
+            arrays[_FIRST], adapted = _adapt(arrays[_FIRST], channels), channels
     both = [name for name in variables if name in arrays]
     shapes = {name: (arrays[name].shape, tuple(variables[name].shape)) for name in both}
     shapes = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
@@ -190,7 +198,7 @@ def load_checkpoint(model, path, strict=True):
         missing=[name for name in variables if name not in arrays],
         unexpected=[name for name in arrays if name not in variables],
         shapes=shapes,
-        adapted=channels,
+        adapted=adapted,
     )
     differences = report.differences
     if not report.loaded or (strict and differences):
@@ -202,16 +210,6 @@ def load_checkpoint(model, path, strict=True):
     for name in report.loaded:
         variables[name].assign(arrays[name].astype("float32"))
     return report
-
-
-def _channels_to_adapt(arrays, variables):
-    """The channels of the backbone's images, if the file's first kernel is one for RGB and the
-    backbone's is not; None otherwise."""
-    if _FIRST not in arrays or _FIRST not in variables or arrays[_FIRST].ndim != 4:
-        return None
-    theirs, ours = arrays[_FIRST].shape, tuple(variables[_FIRST].shape)
-    fits = theirs == (*ours[:2], 3, ours[3]) and ours[2] != 3
-    return ours[2] if fits else None
 
 
 def _adapt(kernel, channels):
@@ -226,13 +224,17 @@ def convert(backbone, checkpoint, output, **attributes):
     """Loads a checkpoint into a backbone and saves that as Keras does.
 
     Args:
-        backbone: see `load_checkpoint`; checkpoint: the `path` of it.
+        backbone: as `model` of `load_checkpoint`.
+        checkpoint: as `path` of `load_checkpoint`.
         output: path ending in `.weights.h5`, for `backbone.load_weights`, `load_checkpoint` and
             `backbone_weights`.
-        attributes: texts that the file's HDF5 attributes tell.
+        **attributes: texts that the file's HDF5 attributes tell.
 
-    Returns: `Report`.
-    Raises: as `load_checkpoint`; ValueError for another suffix.
+    Returns:
+        `Report`.
+
+    Raises:
+        ValueError: as `load_checkpoint`, and for another suffix.
     """
     output = Path(output)
     if not output.name.endswith(".weights.h5"):
@@ -254,12 +256,14 @@ def imagenet(variant, build):
 
     Args:
         variant: a name of `IMAGENET`.
-        build: variant -> that backbone, for RGB.
+        build: function from the variant to that backbone, for RGB.
 
-    Returns: path of the `.weights.h5`, in `keras_sanet` of Keras's folder (`KERAS_HOME`, ~/.keras).
+    Returns:
+        Path of the `.weights.h5`, in `keras_sanet` of Keras's folder (`KERAS_HOME`, ~/.keras).
 
-    Raises: ValueError for another name, and where a file has not the digest; OSError where the
-        download fails. Both say what to fetch and where to put it.
+    Raises:
+        ValueError: for another name, and where a file has not the digest.
+        OSError: where the download fails. Both say what to fetch and where to put it.
     """
     if variant not in IMAGENET:
         raise ValueError(
@@ -272,15 +276,18 @@ def imagenet(variant, build):
     if _is_intact(converted, source.url):
         return converted
     folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(".download-*"):  # by a process that was killed
+        with contextlib.suppress(FileNotFoundError):  # another process was quicker
+            if time.time() - left.stat().st_mtime > _ABANDONED:
+                _files.remove(left)
     way_out = (
         f"Fetch {source.url} by other means, put it into {folder} as {file.name}, and run this "
         f"again ({source.digest})."
     )
-    with _download_folder(folder) as temporary:
-        if file.is_file():
-            found = file
-        else:
-            found = temporary / file.name
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
+        found = file
+        if not file.is_file():
+            found = Path(temporary, file.name)
             try:
                 keras.utils.get_file(file.name, source.url, cache_dir=temporary, cache_subdir="")
             except Exception as error:  # Keras raises nothing narrower
@@ -299,46 +306,10 @@ def imagenet(variant, build):
             f"ImageNet weights of {variant}: license {source.license}, top-1 {source.top1} % "
             f"({source.url}); ImageNet itself is for non-commercial research."
         )
-        new = temporary / converted.name
+        new = Path(temporary, converted.name)
         convert(build(variant), found, new, source=source.url, license=source.license)
         os.replace(new, converted)
     return converted
-
-
-@contextlib.contextmanager
-def _download_folder(folder):
-    """A hidden folder inside of another, removed in the end. Those of processes that were killed
-    are removed by the next.
-
-    Each process holds a lock on its own, which ends with it. (Windows has none of folders; what is
-    left over there stays.)
-    """
-    with contextlib.ExitStack() as stack:
-        with _lock(folder):  # nobody is between the making of a folder and its lock
-            for left in folder.glob(".download-*"):
-                with contextlib.suppress(FileNotFoundError), _lock(left, wait=False) as free:
-                    if free:
-                        _files.remove(left)
-            made = tempfile.TemporaryDirectory(dir=folder, prefix=".download-")
-            temporary = Path(stack.enter_context(made))
-            stack.enter_context(_lock(temporary))
-        yield temporary
-
-
-@contextlib.contextmanager
-def _lock(folder, wait=True):
-    """Context that holds the operating system's lock on a folder; yields whether it does."""
-    if fcntl is None:
-        yield False
-        return
-    descriptor, held = os.open(folder, os.O_RDONLY), False
-    try:
-        with contextlib.suppress(OSError):  # another's, or a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            held = True
-        yield held
-    finally:
-        os.close(descriptor)
 
 
 def _digest_of_arrays(file):
