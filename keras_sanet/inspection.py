@@ -10,13 +10,12 @@ import numpy as np
 from PIL import Image
 
 from keras_sanet._tables import html_lines, html_table
+from keras_sanet.datasets.dataset import describe_ids, describe_sizes
 from keras_sanet.datasets.files import (
     VOID,
     open_image,
     open_mask,
     peculiarities,
-    ranges,
-    sizes_differ,
 )
 from keras_sanet.datasets.listing import describe
 from keras_sanet.visualization import overlay, sheet
@@ -146,7 +145,7 @@ class Inspection:
         for file_id, files in unknown.items():
             self.problems.append(
                 f"{split}: the id {file_id} is no class (known: "
-                f"{ranges(self.dataset.class_ids)}); it is in {_files(files)}."
+                f"{describe_ids(self.dataset.class_ids)}); it is in {_files(files)}."
             )
         if unknown and (hint := self._off_by_one(seen)):
             self.problems.append(f"{split}: {hint}")
@@ -156,7 +155,7 @@ class Inspection:
         if np.count_nonzero(pixels[:-1]) == 1 < classes:
             binary = " A mask of two classes holds 0 and 1." if set(seen) == {0, VOID} else ""
             self.problems.append(
-                f"{split}: only one of {classes} classes occurs; ids: {ranges(seen)}.{binary}"
+                f"{split}: only one of {classes} classes occurs; ids: {describe_ids(seen)}.{binary}"
             )
         elif classes == 2:
             binary = [f for f in findings if f.ids is not None and f.ids.tolist() == [0, VOID]]
@@ -167,7 +166,7 @@ class Inspection:
                 )
         blended = [finding for finding in findings if finding.between]
         if blended:
-            between = ranges(set().union(*(finding.between for finding in blended)))
+            between = describe_ids(set().union(*(finding.between for finding in blended)))
             text = (
                 f"{split}: masks look resized with interpolation, for ids between those of two "
                 f"neighbours stand along the edges, {between}: "
@@ -300,7 +299,7 @@ def _look(sample):
         finding.mode = mask.mode
         ids = np.asarray(mask)
         if mask.size != image.size:
-            finding.error = sizes_differ(sample, image.size, mask.size)
+            finding.error = describe_sizes(sample, image.size, mask.size)
         if ids.dtype == np.uint8:  # Pillow's histogram is quicker
             pixels = np.array(mask.histogram())
             finding.ids = np.flatnonzero(pixels)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from keras_sanet.datasets import nyuv2
 from keras_sanet.datasets.hdf5 import hdf5_handle
-from keras_sanet.datasets.info import colour
+from keras_sanet.datasets.info import color
 
 SAMPLE = Path(__file__).parents[2] / "shared/data/samples/nyuv2"
 MAT = "nyu_depth_v2_labeled.mat"
@@ -77,7 +77,7 @@ def test_there_are_40_classes_of_distinct_colours_none_black():
 
 def test_a_colour_has_the_bits_of_its_id():
     # 1 is the highest bit of red; 11 = 0b001_011 is those of red and green, and the next of red.
-    assert [colour(i) for i in (0, 1, 11)] == [(0, 0, 0), (128, 0, 0), (192, 128, 0)]
+    assert [color(i) for i in (0, 1, 11)] == [(0, 0, 0), (128, 0, 0), (192, 128, 0)]
 
 
 def test_the_official_split_has_795_frames_for_training_and_654_for_testing(tmp_path):

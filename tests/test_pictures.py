@@ -377,7 +377,7 @@ SCALED = {
 @pytest.mark.parametrize("name", SCALED)
 def test_a_mask_whose_ids_pillow_would_change_is_refused(tmp_path, name):
     path = write(tmp_path / name, SCALED[name])
-    with pytest.raises(ValueError, match=f"{name} is a mask of grey .* other numbers"):
+    with pytest.raises(ValueError, match=f"{name} is a mask of gray .* other numbers"):
         open_mask(path)
     assert "4095" in name or read_image(path).ndim == 3  # as images they are fine
 

@@ -1,15 +1,15 @@
 """Cityscapes, 19 classes (Cordts et al., 2016), from the label ids or the training ids."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 
-from keras_sanet.datasets.files import LARGEST_ID, VOID, Dataset, Frame, Sample, open_mask
+from keras_sanet.datasets.dataset import Dataset, Sample, identity
+from keras_sanet.datasets.files import LARGEST_ID, VOID, Frame, open_mask
 from keras_sanet.datasets.info import Info
 from keras_sanet.datasets.listing import visible_files
 
-# In the order of the training ids: the label id in the files, the category, the colour, and of
+# In the order of the training ids: the label id in the files, the category, the color, and of
 # classes with instances the mean pixels of one (the official evaluation's `avgClassSize`).
 _TABLE = {
     "road":          (7, "flat", (128, 64, 128), None),
@@ -46,7 +46,7 @@ for _train_id, (_, _category, *_) in enumerate(_TABLE.values()):
 INFO = Info(
     name="cityscapes",
     title="Cityscapes",
-    classes={name: colour for name, (_, _, colour, _) in _TABLE.items()},
+    classes={name: color for name, (_, _, color, _) in _TABLE.items()},
     counts={"train": 2975, "val": 500, "test": 1525},
     files=(
         "leftImg8bit/<split>/<city>/*_leftImg8bit.png with "
@@ -59,11 +59,11 @@ INFO = Info(
 )
 _CLASS_IDS = {
     "labelIds": TRAIN_IDS,
-    "labelTrainIds": {**{i: i for i in range(len(_TABLE))}, VOID: VOID},
+    "labelTrainIds": identity(len(_TABLE)),
 }
 
 
-def load(root, labels="labelIds", coarse=False):
+def load(root, *, labels="labelIds", coarse=False):
     """Reads `leftImg8bit` with `gtFine`: the splits train, val and test that are there.
 
     Args:
@@ -73,9 +73,11 @@ def load(root, labels="labelIds", coarse=False):
         coarse: whether to read the rough labels of `gtCoarse` instead, for train, train_extra and
             val.
 
-    The test split has no masks: its labels in the download are all void.
+    Returns:
+        `Dataset`. Its test split has no masks: its labels in the download are all void.
 
-    Raises: FileNotFoundError where there are none, or images and labels don't match one to one.
+    Raises:
+        FileNotFoundError: where there are none, or images and labels don't match one to one.
     """
     if labels not in _CLASS_IDS:
         raise ValueError(
@@ -105,13 +107,15 @@ def load(root, labels="labelIds", coarse=False):
         others = visible_files(images / split) - {sample.image for sample in samples}
         if others:
             left_out.setdefault("files that are no */*_leftImg8bit.png", []).extend(others)
-    dataset = Dataset.of(INFO, splits, _CLASS_IDS[labels], left_out)
     masks = [samples[0].mask for samples in splits.values() if samples[0].mask is not None]
-    with_instances = bool(masks) and all(_instances_of(mask).is_file() for mask in masks)
-    return dataclasses.replace(
-        dataset,
+    with_instances = bool(masks) and all(_instances_file(mask).is_file() for mask in masks)
+    return Dataset.from_info(
+        INFO,
+        splits,
+        _CLASS_IDS[labels],
         categories=CATEGORIES,
         count_instances=count_instances if with_instances else None,
+        left_out=left_out,
     )
 
 
@@ -126,13 +130,18 @@ def count_instances(sample, predicted):
     Each instance is weighted by the mean size of its class over its own size, so that small ones
     count as much as large ones. Groups, whose instances were not told apart, don't count.
 
-    Args: sample, whose `*_instanceIds.png` lies beside its mask; predicted, training ids (height,
-        width).
-    Returns: float64 (19, 3): pixels, pixels of the right class, pixels of the right category; NaN
-        for classes without instances.
-    Reference: Cordts et al., section 4.1 (there: instance-level intersection over union).
+    Args:
+        sample: its `*_instanceIds.png` lies beside its mask.
+        predicted: training ids (height, width).
+
+    Returns:
+        float64 (19, 3): pixels, pixels of the right class, pixels of the right category; NaN for
+        classes without instances.
+
+    Reference:
+        Cordts et al., section 4.1 (there: instance-level intersection over union).
     """
-    path = _instances_of(sample.mask)
+    path = _instances_file(sample.mask)
     ids = np.asarray(open_mask(path)).astype("int64")
     if ids.shape != predicted.shape:
         raise ValueError(
@@ -170,7 +179,7 @@ for _index, _train_ids in enumerate(CATEGORIES.values()):
     _CATEGORY[_train_ids] = _index
 
 
-def _instances_of(mask):
+def _instances_file(mask):
     """The file of the instances beside that of the label ids."""
     path = mask.file if isinstance(mask, Frame) else mask
     return path.with_name(f"{path.name.rpartition('_')[0]}_instanceIds.png")
@@ -192,7 +201,7 @@ def _pair(images, masks, kind):
         if missing:
             raise FileNotFoundError(
                 f"{len(missing)} {name}: {', '.join(sorted(missing)[:3])}. "
-                f"{_hint(masks, kind)}Get them from {INFO.url}."
+                f"{_hint(masks, kind)}{INFO.way_out}"
             )
     return [Sample(path, of_masks[name]) for name, path in of_images.items()]
 

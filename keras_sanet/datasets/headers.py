@@ -1,7 +1,7 @@
 """What a picture's header says and Pillow does not: bits a channel, bands, how much there is to
 read before the pixels.
 
-Pillow keeps the high byte of colours of more than 8 bits and the first of many bands, and takes
+Pillow keeps the high byte of colors of more than 8 bits and the first of many bands, and takes
 what metadata there is. Only headers are read here, in a bounded number of steps; what is broken is
 left to Pillow's errors.
 """
@@ -34,7 +34,7 @@ class Facts:
 
     Attributes:
         lossy: whether pixels may differ from those that were saved, as a JPEG's do.
-        scaled: what makes Pillow's grey values others than the numbers in the file; empty where
+        scaled: what makes Pillow's gray values others than the numbers in the file; empty where
             they are the same.
         late: whether a PNG has metadata after its pixels, which Pillow sees with them alone.
     """
@@ -108,11 +108,11 @@ def _too_deep(bits):
     )
 
 
-def _check_bands(bands, colours, alpha):
-    """Bands that are neither colour nor alpha would be dropped."""
-    if bands > colours + alpha:
+def _check_bands(bands, colors, alpha):
+    """Bands that are neither color nor alpha would be dropped."""
+    if bands > colors + alpha:
         raise Refused(
-            f"has {bands} bands, and {colours + alpha} of them would be read: images are grey or "
+            f"has {bands} bands, and {colors + alpha} of them would be read: images are gray or "
             "RGB, with alpha if it is declared as such. Write the bands that count as 8-bit RGB, "
             "as x[..., [0, 1, 2]] in NumPy, or gdal_translate -b 1 -b 2 -b 3."
         )
@@ -138,10 +138,10 @@ def _counted(most, what):
 def _png(file):
     file.seek(24)
     head = file.read(2)
-    depth, colour = head[0], head[1]
-    if depth == 16 and colour != 0:
+    depth, color = head[0], head[1]
+    if depth == 16 and color != 0:
         raise _too_deep(16)
-    scaled = f"grey of {depth} bits a pixel" if colour == 0 and depth in (2, 4) else ""
+    scaled = f"gray of {depth} bits a pixel" if color == 0 and depth in (2, 4) else ""
     pixels = late = False
     file.seek(8)
     for _ in _counted(_MOST_PARTS, "chunks"):
@@ -244,19 +244,19 @@ def _tiff(file, page):
 
     compression, kind, bands = one(259, 1), one(262, 0), one(277, 1)
     kind = 6 if compression == 6 else kind  # a JPEG of the old kind
-    colours = {2: 3, 6: 3, 8: 3, 5: 4}.get(kind, 1)  # RGB, YCbCr, Lab, CMYK
+    colors = {2: 3, 6: 3, 8: 3, 5: 4}.get(kind, 1)  # RGB, YCbCr, Lab, CMYK
     alpha = min(1, sum(extra in (1, 2, 999) for extra in tags.get(338, ())))
     bits = max(tags.get(258) or (1,))
     if bits > 8 and bands > 1 or bits > 32:
         raise _too_deep(bits)
-    _check_bands(bands, colours, alpha)
+    _check_bands(bands, colors, alpha)
     if bits <= 8 and 2 in tags.get(339, ()):
         raise Refused("holds signed numbers, which would be read as 0..255. Add 128, or clip them.")
     scaled = ""
     if kind in (0, 1) and bits in (2, 4):
-        scaled = f"grey of {bits} bits a pixel"
+        scaled = f"gray of {bits} bits a pixel"
     elif kind == 0 and bits > 1:
-        scaled = "grey in which 0 is white"
+        scaled = "gray in which 0 is white"
     return Facts(lossy=compression in (6, 7, 34712, 34892, 50001), scaled=scaled)
 
 
@@ -272,7 +272,7 @@ def _pnm(file):
     if kind in (b"P3", b"P6") and largest > 255:
         raise _too_deep(largest.bit_length())
     if kind in (b"P2", b"P5") and largest not in (255, 65535):
-        scaled = f"grey whose largest value is {largest}"
+        scaled = f"gray whose largest value is {largest}"
     return Facts(scaled=scaled)
 
 
@@ -315,11 +315,11 @@ def _boxes(file):
 
 def _jpeg2000(file):
     file.seek(0)
-    stream, alpha, colours = 0, 0, 3
+    stream, alpha, colors = 0, 0, 3
     if file.read(4) == b"\0\0\0\x0c":
         for kind, start in _boxes(file):
             if kind == b"colr" and file.read(7)[::3] == b"\x01\0\x0c":
-                colours = 4  # CMYK
+                colors = 4  # CMYK
             elif kind == b"cdef":
                 (count,) = struct.unpack(">H", file.read(2))
                 kinds = struct.iter_unpack(">HHH", file.read(6 * count))
@@ -332,7 +332,7 @@ def _jpeg2000(file):
     bits = max((byte & 127) + 1 for byte in file.read(3 * bands)[::3])
     if bits > 8:
         raise _too_deep(bits)
-    _check_bands(bands, colours if bands >= 3 else 1, alpha)
+    _check_bands(bands, colors if bands >= 3 else 1, alpha)
     return Facts(lossy=True)
 
 
@@ -360,12 +360,12 @@ def _gif_frames(file):
             next(steps)
             file.seek(length, 1)
 
-    def skip_colours(flags):
+    def skip_colors(flags):
         if flags & 128:
             file.seek(6 << (flags & 7), 1)
 
     file.seek(10)
-    skip_colours(file.read(3)[0])
+    skip_colors(file.read(3)[0])
     for _ in steps:
         byte = file.read(1)
         if byte in (b"", b";"):
@@ -375,6 +375,6 @@ def _gif_frames(file):
             skip_blocks()
         elif byte == b",":
             yield
-            skip_colours(file.read(9)[8])
+            skip_colors(file.read(9)[8])
             file.seek(1, 1)
             skip_blocks()

@@ -6,13 +6,13 @@ import unicodedata
 import warnings
 from pathlib import Path
 
+from keras_sanet.datasets.dataset import Sample
 from keras_sanet.datasets.files import (
     HEIC,
     HEIC_SUFFIXES,
     MAKE_FRAMES,
     MASK_SUFFIXES,
     VIDEO_SUFFIXES,
-    Sample,
     by_number,
     image_suffixes,
 )
@@ -35,10 +35,15 @@ class LeftOutWarning(UserWarning):
 
 
 def find_images(folder, left_out=None):
-    """Image files of a folder, sorted by name, 2 before 10; an error where there are none.
+    """Lists the image files of a folder, sorted by name, 2 before 10.
 
-    Args: folder; left_out, a dict from a reason to paths, which gets all but hidden files; if None,
-        a warning says them.
+    Args:
+        folder: the folder.
+        left_out: dict from a reason to paths, which gets the other files but hidden ones; if None,
+            a warning names them.
+
+    Raises:
+        FileNotFoundError: where there are none.
     """
     others = {}
     found = _list(folder, image_suffixes(), others)
@@ -122,16 +127,23 @@ def warn(source, left_out):
 
 
 def pair(images, masks, left_out):
-    """Samples of the images of a folder and their masks in another.
+    """Pairs the images of a folder with their masks in another.
 
     The mask of x.jpg is x.png, or another lossless file of the same name. Where there is none it is
     what differs in capitals or in what tools add to a name: x_mask.png, mask_x.png, x.jpg.png,
     x_gtFine_labelIds.png and the like.
 
-    Args: images, masks, the folders; left_out, a dict from a reason to paths, which gets the files
-        that are in no sample.
-    Raises: FileNotFoundError for an image without a mask; ValueError where several masks would do,
-        or one for several images.
+    Args:
+        images: the folder of the images.
+        masks: the folder of the masks.
+        left_out: dict from a reason to paths, which gets the files that are in no sample.
+
+    Returns:
+        List of `Sample`.
+
+    Raises:
+        FileNotFoundError: for an image without a mask.
+        ValueError: where several masks would do, or one for several images.
     """
     of_images = find_images(images, left_out)
     unread = {}

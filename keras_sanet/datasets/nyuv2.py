@@ -3,7 +3,7 @@
 The official file, `nyu_depth_v2_labeled.mat`, is read a frame at a time. The usual export is read
 too: `RGB/<n>.jpg` (or .png) with `Label/<n>.png`, where 0 is void and 1..40 are the classes.
 
-A frame is 640 x 480 pixels. Its edge is white, some 6 pixels wide, and labelled 0, void, so it is
+A frame is 640 x 480 pixels. Its edge is white, some 6 pixels wide, and labeled 0, void, so it is
 neither learnt nor measured. `crop_border=True` cuts image and mask to the region that the authors'
 toolbox measures, where the depth is known: rows 45..471 and columns 41..601, counted from 1, which
 is 561 x 427.
@@ -17,12 +17,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from keras_sanet.datasets.dataset import Dataset, Sample
 from keras_sanet.datasets.files import (
     VOID,
-    Dataset,
     FileError,
     Frame,
-    Sample,
     header,
     opened,
     read_text,
@@ -30,7 +29,7 @@ from keras_sanet.datasets.files import (
     upright,
 )
 from keras_sanet.datasets.hdf5 import check_array, hdf5_handle, open_hdf5
-from keras_sanet.datasets.info import Info, colours
+from keras_sanet.datasets.info import Info, colors
 from keras_sanet.datasets.listing import pair
 
 # The 40 classes of Gupta et al. (2013), as spelt in their table (classMapping40.mat).
@@ -44,7 +43,7 @@ NAMES = (
 INFO = Info(
     name="nyuv2",
     title="NYU Depth v2",
-    classes=colours(NAMES),
+    classes=colors(NAMES),
     counts={"train": 795, "test": 654},
     files=(
         "nyu_depth_v2_labeled.mat",
@@ -100,7 +99,8 @@ class _MatFrame(Frame):
     """One of `images` or `labels` of the .mat file.
 
     Attributes:
-        array: name of the array. index: of the frame, from 0.
+        array: name of the array.
+        index: of the frame, from 0.
     """
 
     array: str
@@ -142,7 +142,7 @@ class _Inside(Frame):
             )
 
 
-def load(root, num_classes=40, crop_border=False):
+def load(root, *, num_classes=40, crop_border=False):
     """Reads `nyu_depth_v2_labeled.mat`, or else an export.
 
     An export is split by its lists `train.txt` and `test.txt`, where it has one or both: a picture
@@ -155,6 +155,9 @@ def load(root, num_classes=40, crop_border=False):
         root: folder of the .mat file or of the export, or the .mat file itself.
         num_classes: 40, or 13 which group them.
         crop_border: whether image and mask are cut to the 561 x 427 region inside of the border.
+
+    Returns:
+        `Dataset`.
     """
     if num_classes not in (13, 40):
         raise ValueError(f"`num_classes` of NYU Depth v2 must be 40 or 13, got {num_classes!r}.")
@@ -173,12 +176,12 @@ def load(root, num_classes=40, crop_border=False):
         splits = _read_export(root, left_out)
     name, classes = INFO.name, INFO.classes
     if num_classes == 13:
-        name, classes = f"{name}, 13 classes", colours(_NAMES_13)
+        name, classes = f"{name}, 13 classes", colors(_NAMES_13)
     if crop_border:
         name = f"{name}, border cropped"
         splits = {split: [_crop(sample) for sample in splits[split]] for split in splits}
     info = dataclasses.replace(INFO, name=name, classes=classes)
-    return Dataset.of(info, splits, ids, left_out)
+    return Dataset.from_info(info, splits, ids, left_out=left_out)
 
 
 def _read_mat(path):

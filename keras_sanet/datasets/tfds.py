@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from keras_sanet.datasets import cityscapes
-from keras_sanet.datasets.files import VOID, Dataset, Frame, Sample, open_file
-from keras_sanet.datasets.info import colour
+from keras_sanet.datasets.dataset import Dataset, Sample, identity
+from keras_sanet.datasets.files import VOID, Frame, open_file
+from keras_sanet.datasets.info import color
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,7 @@ _KNOWN = {
         "segmentation_mask",
         {1: 0, 2: 1, 3: 2},
         ("pet", "background", "border"),
-        tuple(colour(index) for index in (1, 2, 3)),
+        tuple(color(index) for index in (1, 2, 3)),
     ),
 }
 _REFUSED = {
@@ -54,6 +55,7 @@ _REFUSED = {
 
 def load(
     name,
+    *,
     data_dir=None,
     image_key=None,
     mask_key=None,
@@ -71,16 +73,18 @@ def load(
     Args:
         name: as TFDS has it, such as "oxford_iiit_pet" or "cityscapes/semantic_segmentation".
         data_dir: folder of the prepared sets; TFDS's own if None.
-        image_key, mask_key: names of the features that hold image and mask.
+        image_key: name of the feature that holds the image.
+        mask_key: name of the feature that holds the mask.
         class_ids: dict from the id in the masks to the class id, or to 255 for void; if None, ids
             are class ids, and 255 is void.
         class_names: names by class id.
-        palette: (red, green, blue) by class id; Pascal VOC's colours if None.
-        kwargs: of `tfds.builder`, such as `version`.
+        palette: (red, green, blue) by class id; Pascal VOC's colors if None.
+        **kwargs: of `tfds.builder`, such as `version`.
 
     All but `name` are known for cityscapes and oxford_iiit_pet, and may be given for others.
 
-    Returns: a `Dataset`.
+    Returns:
+        `Dataset`.
     """
     base = re.split("[/:]", name)[0]
     if base in _REFUSED:
@@ -102,13 +106,13 @@ def load(
         raise ValueError(f"`class_names` of {name!r} must be given: names by class id.")
     count = len(class_names)
     if class_ids is None:
-        class_ids = {**{i: i for i in range(count)}, VOID: VOID}
+        class_ids = identity(count)
     if palette is None:
-        palette = [colour(index) for index in range(1, count + 1)]
+        palette = [color(index) for index in range(1, count + 1)]
     if len(palette) != count or not set(class_ids.values()) <= {*range(count), VOID}:
         raise ValueError(
-            f"`palette` must have a colour, and `class_ids` ids below {count} or 255, for each of "
-            f"`class_names`. Received: {count} names, {len(palette)} colours, "
+            f"`palette` must have a color, and `class_ids` ids below {count} or 255, for each of "
+            f"`class_names`. Received: {count} names, {len(palette)} colors, "
             f"class_ids={class_ids}."
         )
     try:
@@ -135,7 +139,9 @@ class _Picture(Frame):
     """A picture in a record of a prepared set.
 
     Attributes:
-        records: all records of the split. index: of the one. key: the picture's feature.
+        records: all records of the split.
+        index: of the one.
+        key: the picture's feature.
     """
 
     records: object = dataclasses.field(repr=False, compare=False)

@@ -88,8 +88,8 @@ def augment(image, mask, window, draw):
     draw = Draw(*map(float, draw))
     (y, rows, top, height), (x, columns, left, width), size = window
     if draw.rotation:
-        return _rotate(_recolour(image, draw), mask, window, draw)
-    image = _recolour(image.crop((x, y, x + columns, y + rows)), draw)
+        return _rotate(_recolor(image, draw), mask, window, draw)
+    image = _recolor(image.crop((x, y, x + columns, y + rows)), draw)
     image = _resize(image, (width, height))
     mask = _resize_mask(mask[y : y + rows, x : x + columns], (height, width))
     if draw.flip:
@@ -101,7 +101,7 @@ def augment(image, mask, window, draw):
     return padded_image, padded_mask
 
 
-def _recolour(image, draw):
+def _recolor(image, draw):
     """Blur, hue, saturation, then brightness and contrast."""
     if draw.blur:
         image = image.filter(ImageFilter.GaussianBlur(draw.blur))
