@@ -125,7 +125,7 @@ def test_raw_ids_become_the_13_classes(tmp_path):
 def test_every_raw_id_has_a_class(tmp_path):
     write_mat(tmp_path)
     for num_classes in (40, 13):
-        ids = nyuv2.load(tmp_path, num_classes).class_ids
+        ids = nyuv2.load(tmp_path, num_classes=num_classes).class_ids
         assert list(ids) == list(range(895))
         assert set(ids.values()) == {*range(num_classes), 255}
 
@@ -205,8 +205,12 @@ def test_a_cropped_frame_keeps_its_name(tmp_path):
 
 def test_the_name_says_how_it_was_loaded(tmp_path):
     write_export(tmp_path, ["0"])
-    arguments = [(40, False), (40, True), (13, False), (13, True)]
-    assert [nyuv2.load(tmp_path, *pair).name for pair in arguments] == [
+    names = [
+        nyuv2.load(tmp_path, num_classes=num_classes, crop_border=crop_border).name
+        for num_classes in (40, 13)
+        for crop_border in (False, True)
+    ]
+    assert names == [
         "nyuv2",
         "nyuv2, border cropped",
         "nyuv2, 13 classes",

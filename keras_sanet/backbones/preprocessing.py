@@ -14,9 +14,7 @@ def statistics(channels):
     ImageNet's of R, G, B; for one or two channels, and for those after RGB, the mean of the three.
     """
     others = channels - 3 if channels >= 3 else channels
-    return tuple(
-        (of_rgb if channels >= 3 else ()) + (sum(of_rgb) / 3,) * others for of_rgb in (_MEAN, _STD)
-    )
+    return tuple((rgb if channels >= 3 else ()) + (sum(rgb) / 3,) * others for rgb in (_MEAN, _STD))
 
 
 # Raw RGB times the scale plus the offset; the channels in the order R, G, B (as

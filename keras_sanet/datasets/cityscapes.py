@@ -193,17 +193,17 @@ def _find(folder, kind):
 
 def _pair(images, masks, kind):
     """Samples of a split, whose images and labels must match one to one."""
-    of_images, of_masks = _find(images, "leftImg8bit"), _find(masks, kind)
+    image_files, mask_files = _find(images, "leftImg8bit"), _find(masks, kind)
     for name, missing in (
-        (f"images of {images} have no *_{kind}.png in {masks}", of_images.keys() - of_masks),
-        (f"*_{kind}.png of {masks} have no image in {images}", of_masks.keys() - of_images),
+        (f"images of {images} have no *_{kind}.png in {masks}", image_files.keys() - mask_files),
+        (f"*_{kind}.png of {masks} have no image in {images}", mask_files.keys() - image_files),
     ):
         if missing:
             raise FileNotFoundError(
                 f"{len(missing)} {name}: {', '.join(sorted(missing)[:3])}. "
                 f"{_hint(masks, kind)}{INFO.way_out}"
             )
-    return [Sample(path, of_masks[name]) for name, path in of_images.items()]
+    return [Sample(path, mask_files[name]) for name, path in image_files.items()]
 
 
 def _hint(masks, kind):

@@ -192,7 +192,7 @@ def open_file(source, page=0):
         Exception: Pillow's, which `_named` makes errors that name the file.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-        facts, heic = headers.look(file, page), headers.is_heic(file)
+        facts, heic = headers.read_facts(file, page), headers.is_heic(file)
     try:
         source = io.BytesIO(source) if isinstance(source, bytes) else source
         image = Image.open(source, formats=_readable())

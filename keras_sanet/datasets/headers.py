@@ -30,7 +30,7 @@ class Refused(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What `look` finds in a picture that is read.
+    """What `read_facts` finds in a picture that is read.
 
     Attributes:
         lossy: whether pixels may differ from those that were saved, as a JPEG's do.
@@ -44,11 +44,15 @@ class Facts:
     late: bool = False
 
 
-def look(file, page=0):
-    """The `Facts` of a picture.
+def read_facts(file, page=0):
+    """Reads the `Facts` of a picture.
 
-    Args: file, open to read bytes; page, of a TIFF, from 0.
-    Raises: Refused for what Pillow would read in part, or in hours.
+    Args:
+        file: open to read bytes.
+        page: number of the picture in a TIFF, from 0.
+
+    Raises:
+        Refused: for what Pillow would read in part, or in hours.
     """
     file.seek(0)
     head = file.read(16)
@@ -190,7 +194,7 @@ def _is_tiff(head):
 
 
 def _tiff_layout(file):
-    """The byte order, whether it is a BigTIFF, and the place of the first page."""
+    """The byte order, whether it is a BigTIFF, and the position of the first page."""
     file.seek(0)
     head = file.read(16)
     order, big = "<" if head[:2] == b"II" else ">", 43 in head[2:4]
@@ -199,28 +203,28 @@ def _tiff_layout(file):
 
 
 def _tiff_pages(file):
-    """The place of each page, and its number of tags."""
-    order, big, place = _tiff_layout(file)
+    """The position of each page, and its number of tags."""
+    order, big, position = _tiff_layout(file)
     size, number, offset = (20, "Q", "Q") if big else (12, "H", "I")
     seen, tags = set(), 0
-    while place and place not in seen:
-        seen.add(place)
-        file.seek(place)
+    while position and position not in seen:
+        seen.add(position)
+        file.seek(position)
         (count,) = struct.unpack(order + number, file.read(struct.calcsize(number)))
         tags += count
         if tags > _MOST_PARTS:
             raise Refused(f"has more than {_MOST_PARTS} tags, the most that are read.")
-        yield place, count
-        file.seek(place + struct.calcsize(number) + count * size)
-        (place,) = struct.unpack(order + offset, file.read(struct.calcsize(offset)))
+        yield position, count
+        file.seek(position + struct.calcsize(number) + count * size)
+        (position,) = struct.unpack(order + offset, file.read(struct.calcsize(offset)))
 
 
 def _tiff_tags(file, page):
     """Dict from a tag to its numbers, 64 at most."""
     order, big, _ = _tiff_layout(file)
-    place, count = next(itertools.islice(_tiff_pages(file), page, None))
+    position, count = next(itertools.islice(_tiff_pages(file), page, None))
     entry, wide = (order + "HHQ8s", 8) if big else (order + "HHI4s", 4)
-    file.seek(place + (8 if big else 2))
+    file.seek(position + (8 if big else 2))
     table, tags = file.read(count * struct.calcsize(entry)), {}
     table = table[: len(table) - len(table) % struct.calcsize(entry)]
     for tag, kind, number, value in struct.iter_unpack(entry, table):
@@ -289,28 +293,28 @@ def _webp(file):
 
 
 def _boxes(file):
-    """(kind, place of the content) of the boxes of a JPEG 2000 or HEIF file, those inside too."""
+    """(kind, start of the content) of the boxes of a JPEG 2000 or HEIF file, those inside too."""
     inside = {b"meta": 4, b"stsd": 8, b"av01": 78, b"hvc1": 78}  # bytes before the first one
     inside |= dict.fromkeys((b"iprp", b"ipco", b"jp2h", b"moov", b"trak", b"mdia"), 0)
     inside |= dict.fromkeys((b"minf", b"stbl"), 0)
-    place = 0
+    position = 0
     for _ in _counted(_MOST_PARTS, "boxes"):
-        file.seek(place)
+        file.seek(position)
         head = file.read(16)
         if len(head) < 8:
             return
         length, kind = struct.unpack_from(">I4s", head)
-        start = place + (16 if length == 1 else 8)
+        start = position + (16 if length == 1 else 8)
         if length == 1:
             (length,) = struct.unpack_from(">Q", head, 8)
         if kind in inside:
-            place = start + inside[kind]
+            position = start + inside[kind]
             continue
         file.seek(start)
         yield kind, start
-        if length == 0 or place + length >= 1 << 63:  # to the end
+        if length == 0 or position + length >= 1 << 63:  # to the end
             return
-        place = max(start, place + length)
+        position = max(start, position + length)
 
 
 def _jpeg2000(file):

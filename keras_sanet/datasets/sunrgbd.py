@@ -149,8 +149,13 @@ def _read_official(root):
                 f"of {root / _SPLIT}."
             )
         stem = "_".join(folder.parts[1:])  # without SUNRGBD
-        image = _only_image(root / folder / "image")
-        sample = Sample(_Image(image, stem), _Map(root / _SEGMENTATION, stem, index))
+        found = sorted((root / folder / "image").glob("*.jpg"))
+        if len(found) != 1:
+            raise FileNotFoundError(
+                f"{root / folder / 'image'} must hold one .jpg, and holds {len(found)}. "
+                f"{INFO.way_out}"
+            )
+        sample = Sample(_Image(found[0], stem), _Map(root / _SEGMENTATION, stem, index))
         splits[split_of[folder]].append(sample)
     return splits
 
@@ -192,15 +197,6 @@ def _relative(path, source):
         raise ValueError(f"{source}: the path {path!r} does not start with {_AUTHORS}.") from None
 
 
-def _only_image(folder):
-    found = sorted(folder.glob("*.jpg"))
-    if len(found) != 1:
-        raise FileNotFoundError(
-            f"{folder} must hold one .jpg, and holds {len(found)}. {INFO.way_out}"
-        )
-    return found[0]
-
-
 # Exports
 
 
@@ -222,16 +218,14 @@ def _read_export(root, left_out):
         splits = {split: _matched(images / split, masks / split, left_out) for split in content}
         return {split: list(splits[split].values()) for split in INFO.counts if split in splits}
     samples = _matched(images, masks, left_out)
-    last_test, last = INFO.counts["test"], sum(INFO.counts.values())
-    if min(samples) < 1 or max(samples) > last:
+    if min(samples) < 1 or max(samples) > sum(INFO.counts.values()):
         raise ValueError(
-            f"{images} must be numbered within 1..{last}, the testing images first, and has "
-            f"{min(samples)} to {max(samples)}."
+            f"{images} must be numbered within 1..{sum(INFO.counts.values())}, the testing images "
+            f"first, and has {min(samples)} to {max(samples)}."
         )
-    splits = {
-        "train": [sample for number, sample in samples.items() if number > last_test],
-        "test": [sample for number, sample in samples.items() if number <= last_test],
-    }
+    splits = {split: [] for split in INFO.counts}
+    for number, sample in samples.items():
+        splits["train" if number > INFO.counts["test"] else "test"].append(sample)
     return {split: found for split, found in splits.items() if found}
 
 
@@ -245,8 +239,7 @@ def _content(folder):
 def _matched(images, masks, left_out):
     """Dict from the number, in order, to its sample."""
     pictures, labels = _by_number(images, left_out), _by_number(masks, left_out, ".png")
-    lone = sorted(pictures.keys() ^ labels.keys())
-    if lone:
+    if lone := sorted(pictures.keys() ^ labels.keys()):
         where, other = (images, masks) if lone[0] in pictures else (masks, images)
         raise FileNotFoundError(
             f"{images} and {masks} must hold the same numbers, and {len(lone)} are in one of them "

@@ -95,9 +95,9 @@ def augment(image, mask, window, draw):
     if draw.flip:
         image, mask = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), mask[:, ::-1]
         left = size[1] - left - width
-    place = slice(top, top + height), slice(left, left + width)
+    box = slice(top, top + height), slice(left, left + width)
     padded_image, padded_mask = np.zeros((*size, 3), "uint8"), np.full(size, VOID, "uint8")
-    padded_image[place], padded_mask[place] = image, mask
+    padded_image[box], padded_mask[box] = image, mask
     return padded_image, padded_mask
 
 

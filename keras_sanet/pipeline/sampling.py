@@ -59,12 +59,12 @@ class Augmentation:
         # A key a group, so that a further draw leaves the others as they are.
         u = _generator([seed, epoch]).random((count, 5))
         v = _generator([seed, (2 << 32) + epoch]).random((count, 6))
-        place = np.full((count, 2), 0.5) if self.centre else u[:, 3:]
+        corner = np.full((count, 2), 0.5) if self.centre else u[:, 3:]
         columns = [
             _within(self.scale_range, u[:, 0]),
             _within(self.contrast_range, u[:, 1]),
             (u[:, 2] < 0.5) & self.flip,
-            *place.T,
+            *corner.T,
             _within(self.rotation_range, v[:, 0]),
             _within(self.brightness_range, v[:, 1]),
             _within(self.saturation_range, v[:, 2]),

@@ -39,8 +39,8 @@ _DTYPES = (
     ("u1", "U8", "ByteStorage"),
     ("?", "BOOL", "BoolStorage"),
 )
-_OF_SAFETENSORS = {theirs: dtype for dtype, theirs, _ in _DTYPES}
-_OF_PYTORCH = {f"torch {theirs}": dtype for dtype, _, theirs in _DTYPES}
+_SAFETENSORS_DTYPES = {theirs: dtype for dtype, theirs, _ in _DTYPES}
+_PYTORCH_DTYPES = {f"torch {theirs}": dtype for dtype, _, theirs in _DTYPES}
 _LONGEST_HEADER = 2**21  # bytes, of a pickle too; a thousand tensors take some 200,000
 _MOST_AXES = 64  # NumPy's
 _MAGIC = 0x1950A86A20F9469CFC6C  # of PyTorch's files before version 1.6
@@ -132,7 +132,7 @@ def _read_safetensors(file, limit):
     if len(data) < start:
         raise ValueError(f"it ends after {len(data):,} of {start:,} bytes of tensors.")
     return {
-        name: _array(data[slice(*spans[name])], _OF_SAFETENSORS[entry["dtype"]]).reshape(
+        name: _array(data[slice(*spans[name])], _SAFETENSORS_DTYPES[entry["dtype"]]).reshape(
             entry["shape"]
         )
         for name, entry in header.items()
@@ -151,12 +151,12 @@ def _span(name, entry):
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{name} is no tensor with dtype, shape and data_offsets.")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in _OF_SAFETENSORS:
+    if not isinstance(dtype, str) or dtype not in _SAFETENSORS_DTYPES:
         raise ValueError(f"{name} is of the unknown dtype {dtype!s:.60}.")
     if not (_are_sizes(shape) and _are_sizes(offsets) and len(offsets) == 2):
         raise ValueError(f"{name} has a shape or offsets that are no lists of sizes.")
     begin, end = offsets
-    needed = math.prod(shape) * _itemsize(_OF_SAFETENSORS[dtype])
+    needed = math.prod(shape) * _itemsize(_SAFETENSORS_DTYPES[dtype])
     if end - begin != needed:
         raise ValueError(
             f"{name} takes its bytes {begin} to {end}, where its shape {shape} of {dtype} takes "
@@ -258,7 +258,7 @@ class _Unpickler(pickle._Unpickler):  # in Python: C's memo is an array, as long
         storage = _Storage(*pid[1:3])
         if (
             not all(isinstance(word, str) for word in storage)
-            or storage.dtype not in _OF_PYTORCH.values()
+            or storage.dtype not in _PYTORCH_DTYPES.values()
         ):
             raise ValueError("it holds a storage whose key or dtype is none of PyTorch's.")
         if self._storages.setdefault(storage.key, storage.dtype) != storage.dtype:
@@ -284,7 +284,7 @@ _KNOWN = {
     "collections OrderedDict": _ordered_dict,
     "torch._utils _rebuild_tensor_v2": _Tensor,
     "torch._utils _rebuild_parameter": lambda tensor, *_: tensor,
-    **_OF_PYTORCH,
+    **_PYTORCH_DTYPES,
 }
 
 

@@ -297,9 +297,9 @@ def imagenet(variant, build):
         algorithm, _, expected = source.digest.partition(":")
         digest = _files.digest(found, algorithm)
         if not digest.startswith(expected):
-            place = f"{file} is" if found == file else f"{source.url} gave"
+            what = f"{file} is" if found == file else f"{source.url} gave"
             raise ValueError(
-                f"{place} not the file that was expected: its {algorithm} is {digest}, not "
+                f"{what} not the file that was expected: its {algorithm} is {digest}, not "
                 f"{expected}. {way_out}"
             )
         print(
