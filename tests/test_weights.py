@@ -5,13 +5,10 @@ import functools
 import hashlib
 import http.server
 import lzma
-import os
 import re
 import shutil
 import threading
-import time
 
-import h5py
 import keras
 import numpy as np
 import pytest
@@ -372,13 +369,10 @@ def build():
     return backbones.build("resnet_tiny", weights="imagenet")
 
 
-def test_imagenet_is_downloaded_and_converted_once(server, published, state, capsys):
+def test_imagenet_is_downloaded_once(server, published, state, capsys):
     assert_loaded(build(), state)
-    assert [path.name for path in published.iterdir()] == ["tiny.weights.h5"]
+    assert [path.name for path in published.iterdir()] == ["tiny.safetensors"]
     assert "license CC0-1.0" in capsys.readouterr().out
-    with h5py.File(published / "tiny.weights.h5") as file:
-        assert file.attrs["license"] == "CC0-1.0"
-        assert file.attrs["source"] == weights.IMAGENET["resnet_tiny"].url
     shutil.rmtree(server.folder)  # nothing is asked of the server any more
     arguments = {"aggregator_filters": 4, "pyramid_filters": 4, "bins": None, "taps": ("s4",)}
     model = SANet(2, "resnet_tiny", backbone_weights="imagenet", **arguments)
@@ -427,18 +421,15 @@ def test_without_a_network_the_error_says_what_to_put_where(server, published, s
     assert_not_fetched(published, OSError, "weights of resnet_tiny were not downloaded")
     write(state, published / "tiny.safetensors")
     assert_loaded(build(), state)
-    assert sorted(p.name for p in published.iterdir()) == ["tiny.safetensors", "tiny.weights.h5"]
+    assert [path.name for path in published.iterdir()] == ["tiny.safetensors"]
 
 
-def test_what_a_killed_download_left_is_removed_after_a_day(published):
-    old, new = published / ".download-old", published / ".download-new"
-    for folder in (old, new):
-        folder.mkdir(parents=True)
-        (folder / "tiny.safetensors").write_text("half of it")
-    day_before = time.time() - 25 * 3600
-    os.utime(old, (day_before, day_before))
-    build()
-    assert {path.name for path in published.iterdir()} == {new.name, "tiny.weights.h5"}
+def test_what_version_0_1_0_converted_needs_no_download(server, published, state, tmp_path):
+    published.mkdir(parents=True)
+    checkpoint = write(state, tmp_path / "state.safetensors")
+    weights.convert(backbones.build("resnet_tiny"), checkpoint, published / "tiny.weights.h5")
+    assert_loaded(build(), state)
+    assert server.requests == []
 
 
 def test_another_file_put_into_the_cache_is_named(server, published):
@@ -448,21 +439,13 @@ def test_another_file_put_into_the_cache_is_named(server, published):
     assert server.requests == []
 
 
-@pytest.mark.slow
-def test_a_cached_file_that_changed_is_made_again(server, published, state):
+def test_a_cached_file_that_changed_is_named(published):
     build()
-    converted = published / "tiny.weights.h5"
-    good = converted.read_bytes()
-    with h5py.File(converted, "r+") as file:
-        file["layers/conv2d/vars/0"][0, 0, 0, 0] += 1
-    changed = converted.read_bytes()
-    for content in (good[: len(good) // 2], changed, b"something else"):
-        converted.write_bytes(content)
-        assert_loaded(build(), state)
-        with h5py.File(converted) as file:
-            kernel = file["layers/conv2d/vars/0"][()]
-        np.testing.assert_array_equal(kernel, state["conv1.weight"].transpose(2, 3, 1, 0))
-    assert len(server.requests) == 4
+    file = published / "tiny.safetensors"
+    good = file.read_bytes()
+    for content in (good[: len(good) // 2], good[:-1] + b"x"):
+        file.write_bytes(content)
+        assert_not_fetched(published, ValueError, f"{file} is not the file that was expected")
 
 
 def test_imagenet_is_not_for_a_backbone_that_is_built_already(backbone):

@@ -125,7 +125,7 @@ def build(variant, *, input_shape=(None, None, 3), output_stride=8, weights=None
         taps[f"s{stage}"] = x
     model = keras.Model(image, taps, name=name or variant)
     if weights is not None:
-        load_checkpoint(model, imagenet(variant, build) if weights == "imagenet" else weights)
+        load_checkpoint(model, imagenet(variant) if weights == "imagenet" else weights)
     return model
 
 

@@ -63,6 +63,7 @@ class Dataset:
     palette: list
     splits: dict
     class_ids: dict
+    _: dataclasses.KW_ONLY
     ignore_class: int = VOID
     counts: dict = dataclasses.field(default_factory=dict)
     categories: dict = dataclasses.field(default_factory=dict)

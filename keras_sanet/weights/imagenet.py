@@ -1,16 +1,10 @@
 """Pretrained weights: checkpoints of torchvision and timm into our backbones; ImageNet by name."""
 
-import contextlib
 import dataclasses
-import hashlib
-import io
 import os
-import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import keras
 import numpy as np
 
@@ -27,7 +21,6 @@ _VARIABLES = {
 }
 _FIRST = "conv1.weight"
 _PARALLEL = "module."  # torch.nn.DataParallel's
-_ABANDONED = 24 * 3600  # seconds after which nobody downloads into a folder any more
 
 
 class Pretrained(NamedTuple):
@@ -220,7 +213,7 @@ def _adapt(kernel, channels):
     return kernel[:, :, np.arange(channels) % 3] * np.float32(3 / channels)
 
 
-def convert(backbone, checkpoint, output, **attributes):
+def convert(backbone, checkpoint, output):
     """Loads a checkpoint into a backbone and saves that as Keras does.
 
     Args:
@@ -228,7 +221,6 @@ def convert(backbone, checkpoint, output, **attributes):
         checkpoint: as `path` of `load_checkpoint`.
         output: path ending in `.weights.h5`, for `backbone.load_weights`, `load_checkpoint` and
             `backbone_weights`.
-        **attributes: texts that the file's HDF5 attributes tell.
 
     Returns:
         `Report`.
@@ -240,26 +232,21 @@ def convert(backbone, checkpoint, output, **attributes):
     if not output.name.endswith(".weights.h5"):
         raise ValueError(f"`output` must end in .weights.h5. Received: {output}.")
     report = load_checkpoint(backbone, checkpoint)
-    with _files.replacing(output) as temporary:
-        content = io.BytesIO(saving.weights_of(backbone, output.parent))
-        with h5py.File(content, "r+") as file:
-            file.attrs.update({**attributes, "sha256": _digest_of_arrays(file)})
-        temporary.write_bytes(content.getvalue())
+    with _files.replacing(output) as new:
+        new.write_bytes(saving.weights_of(backbone, output.parent))
     return report
 
 
-def imagenet(variant, build):
-    """The weights of a backbone trained on ImageNet, from Keras's cache.
+def imagenet(variant):
+    """Finds a checkpoint of a backbone trained on ImageNet in Keras's cache.
 
-    The first time the checkpoint is downloaded, its digest verified, and it is converted; after
-    that neither the network nor the download is needed.
+    The checkpoint is downloaded the first time. Its digest is verified every time.
 
     Args:
         variant: a name of `IMAGENET`.
-        build: function from the variant to that backbone, for RGB.
 
     Returns:
-        Path of the `.weights.h5`, in `keras_sanet` of Keras's folder (`KERAS_HOME`, ~/.keras).
+        Path of the file, in `keras_sanet` of Keras's folder (`KERAS_HOME`, ~/.keras).
 
     Raises:
         ValueError: for another name, and where a file has not the digest.
@@ -272,63 +259,37 @@ def imagenet(variant, build):
     source = IMAGENET[variant]
     folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "keras_sanet"
     file = folder / source.url.rpartition("/")[2]
-    converted = folder / f"{file.stem}.weights.h5"
-    if _is_intact(converted, source.url):
+    converted = folder / f"{file.stem}.weights.h5"  # what version 0.1.0 kept
+    if converted.is_file() and not file.is_file():
         return converted
-    folder.mkdir(parents=True, exist_ok=True)
-    for left in folder.glob(".download-*"):  # by a process that was killed
-        with contextlib.suppress(FileNotFoundError):  # another process was quicker
-            if time.time() - left.stat().st_mtime > _ABANDONED:
-                _files.remove(left)
     way_out = (
         f"Fetch {source.url} by other means, put it into {folder} as {file.name}, and run this "
         f"again ({source.digest})."
     )
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".download-") as temporary:
-        found = file
-        if not file.is_file():
-            found = Path(temporary, file.name)
-            try:
-                keras.utils.get_file(file.name, source.url, cache_dir=temporary, cache_subdir="")
-            except Exception as error:  # Keras raises nothing narrower
-                raise OSError(
-                    f"The ImageNet weights of {variant} were not downloaded: {error}. {way_out}"
-                ) from error
+
+    def verify(path, what):
         algorithm, _, expected = source.digest.partition(":")
-        digest = _files.digest(found, algorithm)
+        digest = _files.digest(path, algorithm)
         if not digest.startswith(expected):
-            what = f"{file} is" if found == file else f"{source.url} gave"
             raise ValueError(
                 f"{what} not the file that was expected: its {algorithm} is {digest}, not "
                 f"{expected}. {way_out}"
             )
-        print(
-            f"ImageNet weights of {variant}: license {source.license}, top-1 {source.top1} % "
-            f"({source.url}); ImageNet itself is for non-commercial research."
-        )
-        new = Path(temporary, converted.name)
-        convert(build(variant), found, new, source=source.url, license=source.license)
-        os.replace(new, converted)
-    return converted
 
-
-def _digest_of_arrays(file):
-    """Hex digits of the SHA-256 over all names and values of an HDF5 file."""
-    digest = hashlib.sha256()
-
-    def add(name, item):
-        if isinstance(item, h5py.Dataset):
-            digest.update(f"{name} {item.shape} {item.dtype}\n".encode() + item[()].tobytes())
-
-    file.visititems(add)
-    return digest.hexdigest()
-
-
-def _is_intact(path, url):
-    """Whether `imagenet` wrote the file from this URL, and its arrays are those it wrote."""
-    try:
-        with h5py.File(path) as file:
-            ours = file.attrs.get("source") == url
-            return ours and file.attrs.get("sha256") == _digest_of_arrays(file)
-    except OSError:
-        return False
+    if file.is_file():
+        verify(file, f"{file} is")
+        return file
+    folder.mkdir(parents=True, exist_ok=True)
+    with _files.replacing(file) as new:
+        try:
+            keras.utils.get_file(new.name, source.url, cache_dir=folder, cache_subdir="")
+        except Exception as error:  # Keras raises nothing narrower
+            raise OSError(
+                f"The ImageNet weights of {variant} were not downloaded: {error}. {way_out}"
+            ) from error
+        verify(new, f"{source.url} gave")
+    print(
+        f"ImageNet weights of {variant}: license {source.license}, top-1 {source.top1} % "
+        f"({source.url}); ImageNet itself is for non-commercial research."
+    )
+    return file
