@@ -54,14 +54,14 @@ def make_dataset(
         seed: int, for the same draws again; None draws one.
         scale_range: least and largest factor of the size.
         contrast_range: least and largest a of 127 + a (x - 127).
-        flip: whether half of the pairs are mirrored.
-        rotation_range: least and largest rotation in degrees, counter-clockwise.
+        flip: whether half of the pairs are mirrored left to right.
+        rotation_range: least and largest degrees, counter-clockwise about the crop's center.
         brightness_range: least and largest factor.
         saturation_range: least and largest factor.
         hue_range: least and largest turn of the hues, as a share of the color circle.
         blur_range: least and largest standard deviation of a Gaussian, in pixels of the file.
-        class_limit: largest share of a crop's labeled pixels that one class may take; see
-            `Augmentation`.
+        class_limit: largest share of a crop's labeled pixels that one class may take, before it
+            is rotated; up to ten places are tried. None for any.
         transform: function of image, uint8 (height, width, 3), and mask, uint8 (height, width), to
             a pair of the same shapes: image in 0..255 (floats are rounded) and class ids. It is
             called last, on every augmented crop, in evaluation too, and from several threads. It

@@ -28,18 +28,8 @@ _TRIES = 10  # places of a crop
 class Augmentation:
     """Ranges of the draws (paper, section IV-C: flipping, scaling, contrast normalization).
 
-    Attributes:
-        crop_size: (height, width) of the result in pixels; None keeps the scaled image whole.
-        scale_range: least and largest factor of the image's size.
-        contrast_range: least and largest a of 127 + a (x - 127).
-        flip: whether half of the pairs are mirrored left to right.
-        rotation_range: least and largest degrees, counter-clockwise about the crop's center.
-        brightness_range, saturation_range: least and largest factor.
-        hue_range: least and largest turn of the hues, in shares of the circle.
-        blur_range: least and largest standard deviation of a Gaussian, in pixels of the file.
-        class_limit: largest share of a crop's labeled pixels that one class may take, before it
-            is rotated; up to ten places are tried. None: any.
-        centre: whether the crop is the center instead of a random part.
+    The attributes are arguments of `make_dataset`, except `centre`: whether the crop is the center
+    instead of a random part.
     """
 
     crop_size: tuple | None = None
