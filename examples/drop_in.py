@@ -46,8 +46,12 @@ def main():
     options = parser.parse_args()
 
     data = keras_sanet.datasets.load("scenes", options.data)
-    train = keras_sanet.pipeline.make_dataset(data, "train", tuple(options.crop), 8)
-    val = keras_sanet.pipeline.make_dataset(data, "val", tuple(options.crop), 8, training=False)
+    train = keras_sanet.pipeline.make_dataset(
+        data, "train", crop_size=tuple(options.crop), batch_size=8
+    )
+    val = keras_sanet.pipeline.make_dataset(
+        data, "val", crop_size=tuple(options.crop), batch_size=8, training=False
+    )
     results = {}
     for name, aggregate in (("without", False), ("with", True)):
         keras.utils.set_random_seed(0)

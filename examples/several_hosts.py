@@ -43,9 +43,11 @@ def main():
         print(f"process {options.process}: {len(devices)} devices")
         # Both load this process's share of each batch, with the same draws as one process.
         crop = tuple(options.crop)
-        train = keras_sanet.pipeline.make_dataset(data, "train", crop, options.batch_size, seed=0)
+        train = keras_sanet.pipeline.make_dataset(
+            data, "train", crop_size=crop, batch_size=options.batch_size, seed=0
+        )
         val = keras_sanet.pipeline.make_dataset(
-            data, "val", crop, options.batch_size, training=False
+            data, "val", crop_size=crop, batch_size=options.batch_size, training=False
         )
         model = keras_sanet.SANet(
             data.num_classes,

@@ -40,10 +40,19 @@ def main():
 def train(options):
     data = keras_sanet.datasets.load(options.dataset, options.data)
     dataset = keras_sanet.pipeline.make_dataset(
-        data, "train", tuple(options.crop), options.batch_size, loader="tf.data"
+        data,
+        "train",
+        crop_size=tuple(options.crop),
+        batch_size=options.batch_size,
+        loader="tf.data",
     )
     val = keras_sanet.pipeline.make_dataset(
-        data, "val", tuple(options.crop), options.batch_size, training=False, loader="tf.data"
+        data,
+        "val",
+        crop_size=tuple(options.crop),
+        batch_size=options.batch_size,
+        training=False,
+        loader="tf.data",
     )
     steps = options.steps or len(dataset)
     model = keras_sanet.SANet(

@@ -41,8 +41,8 @@ def main():
     train = keras_sanet.pipeline.make_dataset(
         data,
         "train",
-        CROP,
-        RECIPE["batch_size"],
+        crop_size=CROP,
+        batch_size=RECIPE["batch_size"],
         seed=RECIPE["seed"],
         scale_range=tuple(RECIPE["scale_range"]),
     )
@@ -76,8 +76,8 @@ def main():
         options.output,
         figures=result.as_dict(),
         recipe={**RECIPE, "dataset": "scenes, train", "program": "examples/train_tiny_scenes.py"},
-        crop=CROP,
-        licence="Apache-2.0",
+        crop_size=CROP,
+        license="Apache-2.0",
         dtype="float16",
     )
     print(f"Preset: {options.output}")

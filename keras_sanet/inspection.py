@@ -11,13 +11,12 @@ from PIL import Image
 
 from keras_sanet._progress import track
 from keras_sanet._tables import html_lines, html_table
+from keras_sanet.datasets.dataset import describe_ids, describe_sizes
 from keras_sanet.datasets.files import (
     VOID,
     open_image,
     open_mask,
     peculiarities,
-    ranges,
-    sizes_differ,
 )
 from keras_sanet.datasets.listing import describe
 from keras_sanet.visualization import overlay, sheet
@@ -153,7 +152,9 @@ class Inspection:
         binary = [f for f in findings if f.ids is not None and f.ids.tolist() == [0, VOID]]
         if np.count_nonzero(pixels[:-1]) == 1 < classes:
             hint = " A mask of two classes holds 0 and 1." if set(seen) == {0, VOID} else ""
-            problems.append(f"only one of {classes} classes occurs; ids: {ranges(seen)}.{hint}")
+            problems.append(
+                f"only one of {classes} classes occurs; ids: {describe_ids(seen)}.{hint}"
+            )
         elif classes == 2 and binary:
             notes.append(
                 f"{len(binary)} masks hold 0 and 255 alone, where others hold 1. 255 is void, or "
@@ -161,7 +162,7 @@ class Inspection:
             )
         blended = [finding for finding in findings if finding.between]
         if blended:
-            between = ranges(set().union(*(finding.between for finding in blended)))
+            between = describe_ids(set().union(*(finding.between for finding in blended)))
             text = (
                 "masks look resized with interpolation, for ids between those of two neighbors "
                 f"stand along the edges, {between}: {_files(f.sample.mask for f in blended)}."
@@ -218,7 +219,7 @@ class Inspection:
             present += np.where(counts[:-1] > 0, counts.sum(), 0)
         self.pixels[split], self._present[split] = pixels, present
         self.problems += [
-            f"{split}: the id {file_id} is no class (known: {ranges(self.dataset.class_ids)}); it "
+            f"{split}: the id {file_id} is no class (known: {describe_ids(self.dataset.class_ids)}); it "
             f"is in {_files(files)}."
             for file_id, files in unknown.items()
         ]
@@ -323,7 +324,7 @@ def _look(sample):
         finding.mode = mask.mode
         ids = np.asarray(mask)
         if mask.size != image.size:
-            finding.error = sizes_differ(sample, image.size, mask.size)
+            finding.error = describe_sizes(sample, image.size, mask.size)
         if ids.dtype == np.uint8:  # Pillow's histogram is quicker
             pixels = np.array(mask.histogram())
             finding.ids = np.flatnonzero(pixels)

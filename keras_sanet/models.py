@@ -282,7 +282,9 @@ def _features(backbone, backbone_weights, input_shape):
     """The image, the dict of its taps, and the last of them."""
     input_shape = backbones.image_shape(input_shape)
     if isinstance(backbone, str):
-        backbone = backbones.build(backbone, input_shape, weights=backbone_weights, name="backbone")
+        backbone = backbones.build(
+            backbone, input_shape=input_shape, weights=backbone_weights, name="backbone"
+        )
     elif not isinstance(backbone, keras.Model):
         raise ValueError(
             "`backbone` must be the name of one or a `keras.Model` that returns a dict of taps, "

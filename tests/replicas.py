@@ -90,7 +90,7 @@ def main(devices, data, folder, address=None, process=0):
         single = pipeline.make_dataset(dataset, "val", batch_size=1, training=False)
         train = None
         if not TENSORFLOW:
-            train = pipeline.make_dataset(dataset, "train", 16, batch_size=4, seed=0)
+            train = pipeline.make_dataset(dataset, "train", crop_size=16, batch_size=4, seed=0)
         figures = metrics.MeanIoU(4), metrics.PixelAccuracy(4), metrics.CrossEntropy()
         model, loss = sanet(), losses.SegmentationLoss(num_bins=64)
         results["sanet"] = fit(model, loss, 0.05, 2, figures, train, val, eagerly=False)

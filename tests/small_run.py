@@ -52,7 +52,7 @@ def run(root, folder, *callbacks, epochs=EPOCHS, on_bad_image="error", **kwargs)
     keras.utils.set_random_seed(0)
     dataset = datasets.load("folder", root)
     bad = {"on_bad_image": on_bad_image}
-    train = pipeline.make_dataset(dataset, "train", (24, 32), 2, seed=0, **bad)
+    train = pipeline.make_dataset(dataset, "train", crop_size=(24, 32), batch_size=2, seed=0, **bad)
     val = pipeline.make_dataset(dataset, "val", batch_size=2, training=False, **bad)
     kwargs = {"learning_rate": 1e-3, "verbose": 0, "extra_callbacks": callbacks, **kwargs}
     return training.fit(network(), train, val, folder, epochs, **kwargs)

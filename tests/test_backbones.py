@@ -128,7 +128,7 @@ def test_names_lists_the_known_backbones():
 )
 def test_taps_have_the_strides_and_channels_of_the_table(output_stride, strides):
     # A quarter of ResNet-18's width: 64 64 128 256 512 / 4.
-    backbone = backbones.build("resnet_tiny", (64, 96, 3), output_stride)
+    backbone = backbones.build("resnet_tiny", input_shape=(64, 96, 3), output_stride=output_stride)
     assert {name: tuple(tap.shape) for name, tap in backbone.output.items()} == {
         f"s{i}": (None, 64 // stride, 96 // stride, channels)
         for i, (stride, channels) in enumerate(zip(strides, (16, 16, 32, 64, 128)))
@@ -193,7 +193,9 @@ def test_channels_that_are_not_rgb_are_normalised_by_the_mean_of_the_three():
     ):
         found = preprocessing.statistics(channels)
         np.testing.assert_allclose(found, (means, deviations), rtol=1e-12)
-        layer = backbones.build("resnet_tiny", (None, None, channels)).get_layer("normalization")
+        layer = backbones.build("resnet_tiny", input_shape=(None, None, channels)).get_layer(
+            "normalization"
+        )
         y = layer(np.full((1, 2, 2, channels), 51, "float32"))  # 51 / 255 = 0.2
         expected = (0.2 - np.array(means)) / deviations
         np.testing.assert_allclose(to_numpy(y)[0, 0, 0], expected, rtol=1e-5)

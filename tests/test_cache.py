@@ -119,7 +119,9 @@ def test_two_views_of_one_frame_have_a_file_each(tmp_path):
         for name, shape, dtype in arrays:
             mat.create_dataset(name, (1449, *shape), dtype, chunks=(1, *shape))
     for crop_border, shape in ((False, (480, 640)), (True, (427, 561)), (False, (480, 640))):
-        dataset = datasets.load("nyuv2", tmp_path, tmp_path / "cache", crop_border=crop_border)
+        dataset = datasets.load(
+            "nyuv2", tmp_path, cache=tmp_path / "cache", crop_border=crop_border
+        )
         assert dataset.read(dataset.samples("test")[0])[1].shape == shape
 
 
@@ -151,7 +153,9 @@ def test_a_cache_that_cannot_be_written_is_no_unreadable_image(root):
         for part in ("images", "masks"):
             shutil.copy(root / "data" / part / "a.png", root / "data" / part / f"b{i}.png")
     dataset = datasets.load("folder", root / "data", cache=root / "cache")
-    batches = make_dataset(dataset, "train", 4, 1, loader="pillow", on_bad_image="skip")
+    batches = make_dataset(
+        dataset, "train", crop_size=4, batch_size=1, loader="pillow", on_bad_image="skip"
+    )
     shutil.rmtree(root / "cache")
     (root / "cache").write_bytes(b"a file, where a folder should be")
     with pytest.raises(ValueError, match="The cache .*cache can't be written"):

@@ -92,7 +92,7 @@ def test_label_ids_become_training_ids(tree):
 
 
 @pytest.mark.parametrize("plate", [255, 65535], ids=["8 bits", "16 bits"])
-def test_the_licence_plate_minus_1_is_void(tree, plate):
+def test_the_license_plate_minus_1_is_void(tree, plate):
     add_mask(tree, "val", "lindau_0_0", (plate, 7, 7, 7))
     assert read_val(cityscapes.load(tree)) == [[255, 0, 0, 0]]
 

@@ -27,7 +27,7 @@ def fcn():
     image = keras.Input((*SIZE, 3))
     x = inner(keras.layers.Conv2D(4, 3, strides=4, use_bias=False)(image))
     x = keras.layers.BatchNormalization(name="last")(keras.layers.Conv2D(8, 1, use_bias=False)(x))
-    backbone = foreign.from_model(keras.Model(image, x), ["last"], "unit")
+    backbone = foreign.from_model(keras.Model(image, x), taps=["last"], preprocessing="unit")
     return keras_sanet.FCN(CLASSES, backbone, filters=8, dropout=0)
 
 

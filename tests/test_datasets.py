@@ -75,7 +75,7 @@ def test_a_wrong_folder_is_refused_with_what_was_looked_for_and_where_to_get_it(
 
 @pytest.mark.parametrize("info", datasets.infos(), ids=lambda info: info.name)
 def test_the_facts_of_a_public_set_are_whole(info):
-    assert info.counts and info.licence and info.citation and info.url.startswith("http")
+    assert info.counts and info.license and info.citation and info.url.startswith("http")
     assert all(len(colour) == 3 and max(colour) < 256 for colour in info.classes.values())
 
 

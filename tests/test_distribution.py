@@ -232,9 +232,11 @@ LOADERS = ["pillow"] + ["tf.data"] * (BACKEND == "tensorflow")
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_shares_of_two_processes_are_the_batches_of_one(loader, pairs, two_processes):
-    arguments = (load("folder", pairs), "train", (8, 8), 4)
-    whole = batches(pipeline.make_dataset(*arguments, seed=3, loader=loader))
-    shares = [batches(two_processes(i, *arguments, seed=3, loader=loader)) for i in range(2)]
+    options = {"crop_size": (8, 8), "batch_size": 4, "seed": 3, "loader": loader}
+    whole = batches(pipeline.make_dataset(load("folder", pairs), "train", **options))
+    shares = [
+        batches(two_processes(i, load("folder", pairs), "train", **options)) for i in range(2)
+    ]
     assert len(whole) == 2
     for batch, *parts in zip(whole, *shares):
         assert [len(part[0]) for part in parts] == [2, 2]
@@ -244,8 +246,8 @@ def test_shares_of_two_processes_are_the_batches_of_one(loader, pairs, two_proce
 
 @pytest.mark.parametrize("loader", LOADERS)
 def test_the_last_batch_of_an_evaluation_is_filled_up_with_void(loader, pairs, two_processes):
-    arguments = (load("folder", pairs), "val", None, 4, False)
-    first, second = (batches(two_processes(i, *arguments, loader=loader)) for i in range(2))
+    data, options = load("folder", pairs), {"batch_size": 4, "training": False, "loader": loader}
+    first, second = (batches(two_processes(i, data, "val", **options)) for i in range(2))
     # 5 images: a batch of 4, and 1 + 3 void ones for 4 devices, 2 of each process
     images, masks = (np.concatenate(parts) for parts in zip(first[1], second[1]))
     assert len(first[1][0]) == 2
@@ -258,10 +260,9 @@ def test_the_last_batch_of_an_evaluation_is_filled_up_with_void(loader, pairs, t
 def test_training_batches_that_devices_cannot_share_are_refused(
     batch_size, drop, pairs, two_processes
 ):
+    options = {"crop_size": 8, "batch_size": batch_size, "drop_remainder": drop}
     with pytest.raises(ValueError, match=f"each of 4 devices.*batch_size={batch_size}"):
-        two_processes(
-            0, load("folder", pairs), "train", 8, batch_size, drop_remainder=drop, loader="pillow"
-        )
+        two_processes(0, load("folder", pairs), "train", loader="pillow", **options)
 
 
 # The scope

@@ -368,8 +368,11 @@ def small(name="mine"):
 
 def test_taps_are_layers_by_name_in_a_list_or_a_dict():
     given = ["fine", "coarse"]
-    assert taps_of(from_model(small(), given, "tf")) == {"s3": "fine", "s4": "coarse"}
-    assert taps_of(from_model(small(), {"a": "fine", "b": "coarse"}, "tf")) == {
+    assert taps_of(from_model(small(), taps=given, preprocessing="tf")) == {
+        "s3": "fine",
+        "s4": "coarse",
+    }
+    assert taps_of(from_model(small(), taps={"a": "fine", "b": "coarse"}, preprocessing="tf")) == {
         "a": "fine",
         "b": "coarse",
     }
@@ -379,7 +382,10 @@ def test_taps_are_layers_by_name_in_a_list_or_a_dict():
 def test_a_dict_of_taps_stays_as_it_was_given():
     taps = {"a": "fine", "b": "coarse"}
     for _ in range(2):
-        assert taps_of(from_model(small(), taps, "tf")) == {"a": "fine", "b": "coarse"}
+        assert taps_of(from_model(small(), taps=taps, preprocessing="tf")) == {
+            "a": "fine",
+            "b": "coarse",
+        }
     assert taps == {"a": "fine", "b": "coarse"}
 
 
@@ -396,7 +402,7 @@ def wrapped(name="inner"):
 def test_a_model_inside_of_a_model_is_a_tap_with_the_values_of_the_outer_one(compiled, rng):
     inner, outer = wrapped()
     image = photo(rng, 8, 8).astype("float32")
-    taps = compiled(from_model(outer, ["inner", "own"]))(image)
+    taps = compiled(from_model(outer, taps=["inner", "own"]))(image)
     np.testing.assert_allclose(
         to_numpy(taps["s3"]), to_numpy(inner(image / 255)), rtol=0, atol=1e-5
     )

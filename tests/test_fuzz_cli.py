@@ -286,4 +286,4 @@ def test_make_dataset_names_a_wrong_argument(data, arguments):
     (name,) = arguments
     dataset = keras_sanet.datasets.load("folder", data)
     with pytest.raises(ValueError, match=f"`{name}`"):
-        make_dataset(dataset, "train", 8, 1, **arguments)
+        make_dataset(dataset, "train", crop_size=8, batch_size=1, **arguments)

@@ -204,7 +204,7 @@ def dataset_of(*samples):
 
 def load_first(dataset, loader="pillow"):
     batches = make_dataset(
-        dataset, "train", 8, batch_size=1, seed=0, drop_remainder=False, loader=loader
+        dataset, "train", crop_size=8, batch_size=1, seed=0, drop_remainder=False, loader=loader
     )
     return batches[0] if loader == "pillow" else next(iter(batches))
 

@@ -196,7 +196,7 @@ def test_the_data_sets_are_listed_with_terms_and_source(capsys):
     assert main(["datasets"]) == 0
     text = capsys.readouterr().out
     for info in datasets.infos():
-        assert info.title in text and info.url in text and info.licence in text
+        assert info.title in text and info.url in text and info.license in text
 
 
 def replace_masks(root, mask):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from keras_sanet.datasets import nyuv2
 from keras_sanet.datasets.hdf5 import hdf5_handle
-from keras_sanet.datasets.info import colour
+from keras_sanet.datasets.info import color
 
 SAMPLE = Path(__file__).parents[2] / "shared/data/samples/nyuv2"
 MAT = "nyu_depth_v2_labeled.mat"
@@ -77,7 +77,7 @@ def test_there_are_40_classes_of_distinct_colours_none_black():
 
 def test_a_colour_has_the_bits_of_its_id():
     # 1 is the highest bit of red; 11 = 0b001_011 is those of red and green, and the next of red.
-    assert [colour(i) for i in (0, 1, 11)] == [(0, 0, 0), (128, 0, 0), (192, 128, 0)]
+    assert [color(i) for i in (0, 1, 11)] == [(0, 0, 0), (128, 0, 0), (192, 128, 0)]
 
 
 def test_the_official_split_has_795_frames_for_training_and_654_for_testing(tmp_path):
@@ -125,7 +125,7 @@ def test_raw_ids_become_the_13_classes(tmp_path):
 def test_every_raw_id_has_a_class(tmp_path):
     write_mat(tmp_path)
     for num_classes in (40, 13):
-        ids = nyuv2.load(tmp_path, num_classes).class_ids
+        ids = nyuv2.load(tmp_path, num_classes=num_classes).class_ids
         assert list(ids) == list(range(895))
         assert set(ids.values()) == {*range(num_classes), 255}
 
@@ -205,8 +205,12 @@ def test_a_cropped_frame_keeps_its_name(tmp_path):
 
 def test_the_name_says_how_it_was_loaded(tmp_path):
     write_export(tmp_path, ["0"])
-    arguments = [(40, False), (40, True), (13, False), (13, True)]
-    assert [nyuv2.load(tmp_path, *pair).name for pair in arguments] == [
+    names = [
+        nyuv2.load(tmp_path, num_classes=num_classes, crop_border=crop_border).name
+        for num_classes in (40, 13)
+        for crop_border in (False, True)
+    ]
+    assert names == [
         "nyuv2",
         "nyuv2, border cropped",
         "nyuv2, 13 classes",

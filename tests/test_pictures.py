@@ -302,7 +302,7 @@ def test_depth_is_an_error_that_is_not_skipped(tmp_path):
     whole = write(tmp_path / "whole.png", encoded("PNG", "L"))
     samples = [Sample(deep, whole)] + [Sample(whole, whole)] * 20
     with pytest.raises(ValueError, match=r"deep\.png holds 16 bits"):
-        make_dataset(dataset_of(*samples), "train", 8, on_bad_image="skip")
+        make_dataset(dataset_of(*samples), "train", crop_size=8, on_bad_image="skip")
 
 
 # Bands
@@ -377,7 +377,7 @@ SCALED = {
 @pytest.mark.parametrize("name", SCALED)
 def test_a_mask_whose_ids_pillow_would_change_is_refused(tmp_path, name):
     path = write(tmp_path / name, SCALED[name])
-    with pytest.raises(ValueError, match=f"{name} is a mask of grey .* other numbers"):
+    with pytest.raises(ValueError, match=f"{name} is a mask of gray .* other numbers"):
         open_mask(path)
     assert "4095" in name or read_image(path).ndim == 3  # as images they are fine
 

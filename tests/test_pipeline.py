@@ -138,8 +138,8 @@ def test_order_is_a_permutation_that_changes_with_seed_and_epoch():
 @each_loader
 def test_a_sample_gets_its_draws_whatever_the_batch_size(noise, loader):
     one, three = (
-        flat(batches(make_dataset(noise, "train", 8, size, seed=0, loader=loader,
-                                  drop_remainder=False)))
+        flat(batches(make_dataset(noise, "train", crop_size=8, batch_size=size, seed=0,
+                                  loader=loader, drop_remainder=False)))
         for size in (1, 3)
     )  # fmt: skip
     assert equal([one], [three])
@@ -199,7 +199,7 @@ def test_a_mask_is_resized_by_the_nearest_pixel():
 def test_no_new_label_id_appears(tmp_path, loader):
     ids = np.array([0, 7, 200], "uint8")[np.random.default_rng(0).integers(0, 3, (24, 32))]
     dataset = write(tmp_path, 8, np.zeros((24, 32, 3), "uint8"), ids)
-    found = make_dataset(dataset, "train", (20, 20), 8, seed=0, loader=loader)
+    found = make_dataset(dataset, "train", crop_size=(20, 20), batch_size=8, seed=0, loader=loader)
     assert set(np.unique(flat(batches(found))[1])) == {0, 7, 200, 255}
 
 
@@ -388,7 +388,9 @@ def test_all_augmentations_give_known_ids_and_the_same_pairs_again(noise, loader
         "seed": 3,
     }
     first, second = (
-        batches(make_dataset(noise, "train", (20, 24), 3, loader=name, **arguments))
+        batches(
+            make_dataset(noise, "train", crop_size=(20, 24), batch_size=3, loader=name, **arguments)
+        )
         for name in (loader, "pillow")
     )
     assert equal(first, second)
@@ -408,7 +410,57 @@ def test_all_augmentations_give_known_ids_and_the_same_pairs_again(noise, loader
 )
 def test_a_bad_range_is_refused_by_name(noise, name, value):
     with pytest.raises(ValueError, match=f"`{name}` must be"):
-        make_dataset(noise, "train", 8, **{name: value})
+        make_dataset(noise, "train", crop_size=8, **{name: value})
+
+
+# A function of the user's
+
+
+def negative(image, mask):
+    """Of an image, and the class 0 becomes 1."""
+    return 255.0 - image, np.where(mask == 0, 1, mask)
+
+
+@each_loader
+@pytest.mark.parametrize("arguments", [{"crop_size": 16, "seed": 2}, {"training": False}])
+def test_a_transform_changes_every_augmented_pair(noise, loader, arguments):
+    plain, changed = (
+        flat(
+            batches(make_dataset(noise, "train", batch_size=3, loader=loader, **arguments, **more))
+        )
+        for more in ({}, {"transform": negative})
+    )
+    assert changed[0].dtype == changed[1].dtype == "uint8"
+    np.testing.assert_array_equal(changed[0], 255 - plain[0])
+    np.testing.assert_array_equal(changed[1], np.where(plain[1] == 0, 1, plain[1]))
+
+
+@each_loader
+@pytest.mark.parametrize(
+    ("transform", "message"),
+    [
+        (lambda image, mask: image, r"it must return \(image, mask\), and returned ndarray"),
+        (lambda image, mask: (image[1:], mask), r"the image as numbers of shape \(8, 8, 3\)"),
+        (lambda image, mask: (image, mask[..., None]), r"the mask as numbers of shape \(8, 8\)"),
+        (lambda image, mask: (image, mask.astype(str)), "the mask as numbers"),
+        (lambda image, mask: (image / 255, mask), r"in 0\.\.255, and returned 0\.\.1"),
+        (
+            lambda image, mask: (image, mask * 0 + 7),
+            r"class ids below 5, or 255, and returned \[7\]",
+        ),
+        (lambda image, mask: 1 // 0, "division"),
+    ],
+    ids=["no_pair", "image_shape", "mask_shape", "dtype", "scale", "ids", "error"],
+)
+def test_a_transform_that_fails_is_an_error_that_names_the_file(noise, loader, transform, message):
+    found = make_dataset(
+        noise, "train", crop_size=8, loader=loader, batch_size=1, transform=transform
+    )
+    with pytest.raises(
+        Exception, match=rf"`transform` failed for .*images/train/\d.png: .*{message}"
+    ):
+        batches(found)
+    assert "`transform` failed" in str(found.plan.raised[0])
 
 
 # Image and mask stay together
@@ -418,7 +470,13 @@ def test_a_bad_range_is_refused_by_name(noise, name, value):
 @pytest.mark.parametrize("crop", [(9, 11), (20, 30)], ids=["inside", "padded"])
 def test_image_and_mask_stay_aligned(located, loader, crop):
     found = make_dataset(
-        located, "train", crop, 8, seed=0, contrast_range=(1.0, 1.0), loader=loader
+        located,
+        "train",
+        crop_size=crop,
+        batch_size=8,
+        seed=0,
+        contrast_range=(1.0, 1.0),
+        loader=loader,
     )
     images, masks = flat([batch for _ in range(2) for batch in epoch_of(found)])
     image, mask = images.astype(float), masks.astype(int)
@@ -453,7 +511,8 @@ def epoch_of(dataset):
 @pytest.mark.parametrize("crop", [(16, 20), (40, 50)], ids=["inside", "padded"])
 def test_tf_data_and_pillow_give_the_same_pairs(noise, crop):
     by_tf, by_pillow = (
-        make_dataset(noise, "train", crop, 3, seed=1, loader=name) for name in ("tf.data", "pillow")
+        make_dataset(noise, "train", crop_size=crop, batch_size=3, seed=1, loader=name)
+        for name in ("tf.data", "pillow")
     )
     for _ in range(2):
         assert equal(epoch_of(by_tf), epoch_of(by_pillow))
@@ -462,7 +521,8 @@ def test_tf_data_and_pillow_give_the_same_pairs(noise, crop):
 @needs_tensorflow
 def test_the_second_iteration_of_tf_data_is_epoch_1(noise):
     by_tf, by_pillow = (
-        make_dataset(noise, "train", 16, 3, seed=1, loader=name) for name in ("tf.data", "pillow")
+        make_dataset(noise, "train", crop_size=16, batch_size=3, seed=1, loader=name)
+        for name in ("tf.data", "pillow")
     )
     first = batches(by_tf)
     second = batches(by_tf)
@@ -478,7 +538,7 @@ def test_fit_gets_each_batch_of_each_epoch_in_its_turn(noise, loader):
     model = keras.Sequential([keras.Input((16, 16, 3)), keras.layers.GlobalAveragePooling2D()])
     model.compile(loss=lambda masks, means: keras.ops.mean(means, axis=-1))
     seen = []
-    train = make_dataset(noise, "train", 16, 2, seed=1, loader=loader)
+    train = make_dataset(noise, "train", crop_size=16, batch_size=2, seed=1, loader=loader)
     callback = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, logs: train.set_epoch(epoch),
         on_train_batch_end=lambda batch, logs: seen.append(float(logs["loss"])),
@@ -494,7 +554,7 @@ def test_fit_gets_each_batch_of_each_epoch_in_its_turn(noise, loader):
 
 @each_loader
 def test_the_rest_of_an_epoch_is_what_follows_so_many_batches(noise, loader):
-    train = make_dataset(noise, "train", 16, 2, seed=1, loader=loader)
+    train = make_dataset(noise, "train", crop_size=16, batch_size=2, seed=1, loader=loader)
     rest = train.rest(2)
     for data in (train, rest):
         data.set_epoch(5)
@@ -504,7 +564,7 @@ def test_the_rest_of_an_epoch_is_what_follows_so_many_batches(noise, loader):
 
 @each_loader
 def test_each_output_of_a_model_gets_the_masks(noise, loader):
-    train = make_dataset(noise, "train", 16, 2, seed=1, loader=loader)
+    train = make_dataset(noise, "train", crop_size=16, batch_size=2, seed=1, loader=loader)
     both = train.for_outputs(("logits", "auxiliary")).rest(1)
     for data in (train, both):
         data.set_epoch(5)
@@ -517,7 +577,10 @@ def test_each_output_of_a_model_gets_the_masks(noise, loader):
 
 @each_loader
 def test_set_epoch_goes_where_iterating_would(noise, loader):
-    counted, told = (make_dataset(noise, "train", 16, 3, seed=1, loader=loader) for _ in range(2))
+    counted, told = (
+        make_dataset(noise, "train", crop_size=16, batch_size=3, seed=1, loader=loader)
+        for _ in range(2)
+    )
     epochs = [epoch_of(counted) for _ in range(4)]
     told.set_epoch(3)
     assert equal(batches(told), epochs[3])
@@ -528,7 +591,8 @@ def test_set_epoch_goes_where_iterating_would(noise, loader):
 @each_loader
 def test_the_same_seed_gives_the_same_epoch_and_another_one_another(noise, loader):
     first, again, other = (
-        batches(make_dataset(noise, "train", 16, 7, seed=seed, loader=loader)) for seed in (5, 5, 6)
+        batches(make_dataset(noise, "train", crop_size=16, batch_size=7, seed=seed, loader=loader))
+        for seed in (5, 5, 6)
     )
     assert equal(first, again)
     assert not equal(first, other)
@@ -536,7 +600,10 @@ def test_the_same_seed_gives_the_same_epoch_and_another_one_another(noise, loade
 
 @each_loader
 def test_without_a_seed_two_data_sets_differ(noise, loader):
-    first, second = (batches(make_dataset(noise, "train", 16, 7, loader=loader)) for _ in range(2))
+    first, second = (
+        batches(make_dataset(noise, "train", crop_size=16, batch_size=7, loader=loader))
+        for _ in range(2)
+    )
     assert not equal(first, second)
 
 
@@ -545,7 +612,9 @@ def test_without_a_seed_two_data_sets_differ(noise, loader):
     ("drop", "sizes"), [(True, [3, 3]), (False, [3, 3, 1]), (None, [3, 3])]
 )  # 7 = 3 + 3 + 1
 def test_the_last_smaller_batch_is_dropped_in_training_unless_told(noise, loader, drop, sizes):
-    found = make_dataset(noise, "train", 8, 3, drop_remainder=drop, loader=loader)
+    found = make_dataset(
+        noise, "train", crop_size=8, batch_size=3, drop_remainder=drop, loader=loader
+    )
     assert len(found) == len(sizes)
     assert [len(images) for images, _ in batches(found)] == sizes
 
@@ -566,7 +635,9 @@ def test_evaluation_gives_the_files_in_order_each_epoch(noise, loader):
 
 @each_loader
 def test_evaluation_crops_the_centre(located, loader):
-    found = make_dataset(located, "train", (4, 6), 8, training=False, loader=loader)
+    found = make_dataset(
+        located, "train", crop_size=(4, 6), batch_size=8, training=False, loader=loader
+    )
     image, mask = positions()
     # (12 - 4) / 2 = 4 and (16 - 6) / 2 = 5
     images, masks = flat(batches(found))
@@ -591,7 +662,13 @@ def test_image_scale_of_a_half_is_the_mean_of_2_by_2(tmp_path, loader):
 def test_image_scale_multiplies_the_random_scale(noise):
     # 24 x 32 at 0.5 x (1, 1) in a crop of 24 x 32: 12 x 16 pixels are no padding.
     found = make_dataset(
-        noise, "train", (24, 32), 7, scale_range=(1.0, 1.0), image_scale=0.5, loader="pillow"
+        noise,
+        "train",
+        crop_size=(24, 32),
+        batch_size=7,
+        scale_range=(1.0, 1.0),
+        image_scale=0.5,
+        loader="pillow",
     )
     images, _ = found[0]
     assert (images.any(axis=-1).sum(axis=(1, 2)) == 12 * 16).all()
@@ -599,19 +676,21 @@ def test_image_scale_multiplies_the_random_scale(noise):
 
 @each_loader
 def test_batches_are_uint8_of_the_crop_size(noise, loader):
-    images, masks = batches(make_dataset(noise, "train", 10, 2, loader=loader))[0]
+    images, masks = batches(
+        make_dataset(noise, "train", crop_size=10, batch_size=2, loader=loader)
+    )[0]
     assert (images.shape, masks.shape) == ((2, 10, 10, 3), (2, 10, 10))
     assert images.dtype == masks.dtype == "uint8"
 
 
 @needs_tensorflow
 def test_tf_data_knows_its_shapes(noise):
-    dataset = make_dataset(noise, "train", (10, 12), 2, loader="tf.data")
+    dataset = make_dataset(noise, "train", crop_size=(10, 12), batch_size=2, loader="tf.data")
     assert [tuple(spec.shape) for spec in dataset.element_spec] == [(2, 10, 12, 3), (2, 10, 12)]
 
 
 def test_the_default_loader_is_tf_data_on_tensorflow_and_pillow_elsewhere(noise):
-    found = make_dataset(noise, "train", 8, 2)
+    found = make_dataset(noise, "train", crop_size=8, batch_size=2)
     assert isinstance(found, keras.utils.PyDataset) == (keras.backend.backend() != "tensorflow")
 
 
@@ -628,7 +707,7 @@ def test_fit_takes_it(noise, loader):
     count = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: seen.append(batch)
     )
-    train = make_dataset(noise, "train", 8, 3, loader=loader)
+    train = make_dataset(noise, "train", crop_size=8, batch_size=3, loader=loader)
     val = make_dataset(noise, "train", batch_size=4, training=False, loader=loader)
     history = model.fit(
         train, validation_data=val, epochs=2, shuffle=False, verbose=0, callbacks=[count]
@@ -653,6 +732,7 @@ def test_fit_takes_it(noise, loader):
         ({"scale_range": (2, 1)}, "`scale_range` must be"),
         ({"image_scale": 0}, "`scale_range` must be.*image_scale=0"),
         ({"loader": "grain"}, "`loader` must be.*'grain'"),
+        ({"transform": "flip"}, "`transform` must be a function.*'flip'"),
         ({"split": "test"}, "no split 'test'"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -687,14 +767,14 @@ def test_a_split_without_masks_is_for_prediction(noise):
     images = [datasets.Sample(sample.image) for sample in noise.samples("train")]
     dataset = datasets.Dataset("mine", ["c"], [(0, 0, 0)], {"test": images}, {0: 0})
     with pytest.raises(ValueError, match="'test' of 'mine' has no masks"):
-        make_dataset(dataset, "test", 8)
+        make_dataset(dataset, "test", crop_size=8)
 
 
 def test_a_file_that_is_no_image_is_named_before_training(tmp_path):
     dataset = write(tmp_path, 2)
     (tmp_path / "images/train/1.png").write_text("no image")
     with pytest.raises(ValueError, match="images/train/1.png can't be read as an image"):
-        make_dataset(dataset, "train", 8, 2)
+        make_dataset(dataset, "train", crop_size=8, batch_size=2)
 
 
 @each_loader
@@ -702,7 +782,7 @@ def test_a_truncated_image_is_named_when_it_is_reached(tmp_path, loader):
     dataset = write(tmp_path, 2)
     path = tmp_path / "images/train/1.png"
     path.write_bytes(path.read_bytes()[:500])
-    found = make_dataset(dataset, "train", 8, 2, loader=loader)
+    found = make_dataset(dataset, "train", crop_size=8, batch_size=2, loader=loader)
     error = ValueError if loader == "pillow" else tf.errors.InvalidArgumentError
     with pytest.raises(error, match="images/train/1.png can't be read as an image"):
         batches(found)
@@ -712,14 +792,14 @@ def test_a_truncated_image_is_named_when_it_is_reached(tmp_path, loader):
 def test_an_id_that_is_no_class_is_named_when_it_is_reached(tmp_path, loader):
     dataset = write(tmp_path, 2)
     Image.new("L", (32, 24), 9).save(tmp_path / "masks/train/1.png")
-    found = make_dataset(dataset, "train", 8, 2, loader=loader)
+    found = make_dataset(dataset, "train", crop_size=8, batch_size=2, loader=loader)
     error = ValueError if loader == "pillow" else tf.errors.InvalidArgumentError
     with pytest.raises(error, match=r"masks/train/1.png holds the label ids \[9\]"):
         batches(found)
 
 
 def test_the_repr_of_batches_is_one_short_line(noise):
-    found = repr(make_dataset(noise, "train", 8, batch_size=2, loader="pillow"))
+    found = repr(make_dataset(noise, "train", crop_size=8, batch_size=2, loader="pillow"))
     # 7 samples, the last of which no batch of two has.
     plan = f"<Plan of {noise.name!r}, train: 7 samples in 3 batches of 2, 8x8>"
     assert found == f"<PillowDataset of {plan}>"
@@ -727,6 +807,10 @@ def test_the_repr_of_batches_is_one_short_line(noise):
 
 def test_sizes_and_seeds_of_numpy_are_taken(noise):
     size = np.array([8, 12])
-    found = make_dataset(noise, "train", size, np.int64(2), seed=np.uint64(3), loader="pillow").plan
-    plain = make_dataset(noise, "train", (8, 12), 2, seed=3, loader="pillow").plan
+    found = make_dataset(
+        noise, "train", crop_size=size, batch_size=np.int64(2), seed=np.uint64(3), loader="pillow"
+    ).plan
+    plain = make_dataset(
+        noise, "train", crop_size=(8, 12), batch_size=2, seed=3, loader="pillow"
+    ).plan
     assert found == plain and type(found.seed) is int

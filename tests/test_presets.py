@@ -16,7 +16,7 @@ import pytest
 
 from keras_sanet import FCN, PSPNet, SANet, _files, backbones, datasets, evaluation, models, presets
 from keras_sanet.layers import ConvLSTMAggregator
-from keras_sanet.presets.config import _ASSETS, describe
+from keras_sanet.presets.config import describe
 
 SIZE = {"aggregator_filters": 4, "pyramid_filters": 4}
 
@@ -237,13 +237,14 @@ def test_figures_recipe_and_crop_are_kept_and_in_the_card(model, tmp_path):
         ["a", "b", "c"], [[0, 0, 0]] * 3, source="mine, val", mode={"scales": [1.0]}
     )
     result.add("1.png", np.array([[3, 1, 0], [1, 1, 0], [0, 0, 0]]))
+    recipe = {"epochs": np.int64(7)}
     presets.save_preset(
-        model, tmp_path / "x", result, {"epochs": np.int64(7)}, (40, 56), licence="CC0"
+        model, tmp_path / "x", figures=result, recipe=recipe, crop_size=(40, 56), license="CC0"
     )
-    config = presets.config(tmp_path / "x")
+    config = presets.read_config(tmp_path / "x")
     assert config["figures"]["mean_iou"] == pytest.approx((3 / 5 + 1 / 3) / 2)
     assert config["figures"]["source"] == "mine, val"
-    assert (config["recipe"], config["crop"], config["licence"]) == ({"epochs": 7}, [40, 56], "CC0")
+    assert (config["recipe"], config["crop"], config["license"]) == ({"epochs": 7}, [40, 56], "CC0")
     card = (tmp_path / "x/README.md").read_text()
     for text in (
         "# x",
@@ -327,7 +328,7 @@ def test_a_model_that_was_changed_is_not_saved_as_a_preset(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("argument", "value"), [("figures", {"mean_iou": 0.5}), ("recipe", "adam"), ("crop", 473)]
+    ("argument", "value"), [("figures", {"mean_iou": 0.5}), ("recipe", "adam"), ("crop_size", 473)]
 )
 def test_odd_arguments_are_named(argument, value, model, tmp_path):
     with pytest.raises(ValueError, match=f"`{argument}` must be"):
@@ -350,7 +351,8 @@ def test_an_unknown_dtype_is_named(model, tmp_path):
 
 
 def test_the_preset_in_the_package_is_small_and_segments_scenes():
-    size = sum(path.stat().st_size for path in (_ASSETS / "sanet_tiny_scenes").iterdir())
+    assets = Path(presets.__file__).parent / "assets/sanet_tiny_scenes"
+    size = sum(path.stat().st_size for path in assets.iterdir())
     assert size <= 3 * 2**20
     model = presets.from_preset("sanet_tiny_scenes")
     image, mask = datasets.scenes.draw(12345, 0)
@@ -361,7 +363,7 @@ def test_the_preset_in_the_package_is_small_and_segments_scenes():
 
 
 def test_the_figures_of_the_preset_in_the_package_name_their_protocol():
-    config = presets.config("sanet_tiny_scenes")
+    config = presets.read_config("sanet_tiny_scenes")
     assert config["figures"]["source"] == "scenes, val"
     assert config["figures"]["images"] == 60
     assert config["weights"]["dtype"] == "float16"
@@ -369,16 +371,16 @@ def test_the_figures_of_the_preset_in_the_package_name_their_protocol():
 
 @pytest.mark.parametrize("name", presets.REFERENCES)
 def test_the_papers_models_have_its_figures_and_no_weights(name):
-    config = presets.config(name)
+    config = presets.read_config(name)
     assert config["weights"] is None
     assert config["crop"] == [473, 473]
     assert config["figures"]["source"].startswith("the paper's Table")
-    with pytest.raises(ValueError, match=f"{name} has no weights: nobody has trained it"):
+    with pytest.raises(ValueError, match=f"{name} has no weights: .*load_weights=False"):
         presets.from_preset(name)
 
 
 def test_the_papers_figures_are_those_of_table_iv():
-    figures = presets.config("sanet_resnext50_nyuv2")["figures"]
+    figures = presets.read_config("sanet_resnext50_nyuv2")["figures"]
     assert (figures["pixel_accuracy"], figures["mean_iou"]) == (0.759, 0.507)
 
 
@@ -399,10 +401,22 @@ def test_a_model_of_the_paper_starts_from_weights_of_its_backbone(random_checkpo
     np.testing.assert_array_equal(kernel, state["conv1.weight"].transpose(2, 3, 1, 0))
 
 
-def test_all_names_are_listed():
-    listed = presets.list_presets()
-    assert {"sanet_tiny_scenes", "sanet_resnext50_cityscapes", "fcn_resnext50_sunrgbd"} <= {*listed}
+def test_presets_with_weights_are_listed():
+    assert list(presets.list_presets()) == ["sanet_tiny_scenes"]
+
+
+def test_the_papers_models_are_listed_when_asked_for():
+    listed = presets.list_presets(references=True)
+    assert {"sanet_tiny_scenes", *presets.REFERENCES} == {*listed}
     assert "mean IoU 80.9 %" in listed["sanet_resnext50_cityscapes"]
+
+
+def test_a_preset_of_version_0_1_0_loads(model, folder):
+    config = json.loads((folder / "config.json").read_text())
+    del config["license"]
+    (folder / "config.json").write_text(json.dumps({**config, "licence": "CC0"}))
+    assert presets.read_config(folder)["license"] == "CC0"
+    assert_same_weights(model, presets.from_preset(folder))
 
 
 def test_an_unknown_name_lists_the_known_ones():
@@ -440,7 +454,7 @@ def test_an_unknown_argument_lists_the_known_ones(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "of format 2; keras_sanet .* reads format 1"),
+        ({"format": 2}, "`format` must be 1, which keras_sanet .* reads. It is: 2"),
         ({"builder": []}, "is no config"),
         ({"arguments": {"input_shape": [None]}}, "can't be loaded"),
         ({"weights": 5}, "config"),
@@ -484,7 +498,7 @@ def test_a_giant_config_is_not_read(folder):
 
 def test_a_config_nested_too_deep_is_refused(folder):
     (folder / "config.json").write_text("[" * 500_000)
-    with pytest.raises(ValueError, match="is no config of a preset"):
+    with pytest.raises(ValueError, match=r"config\.json is damaged: maximum recursion depth"):
         presets.from_preset(folder)
 
 

@@ -421,7 +421,8 @@ def test_both_loaders_give_the_same_pairs_each_time(
 ):
     def load(loader):
         dataset = make_dataset(
-            sizes, "train", crop, batch_size, training, seed, scale, rotation_range=turn,
+            sizes, "train", crop_size=crop, batch_size=batch_size, training=training, seed=seed,
+            scale_range=scale, rotation_range=turn,
             saturation_range=(0.5, 1.5), hue_range=(-0.1, 0.1), blur_range=(0.0, 1.0),
             class_limit=limit, drop_remainder=False, loader=loader,
         )  # fmt: skip
@@ -442,8 +443,8 @@ def test_both_loaders_give_the_same_pairs_each_time(
 @given(st.integers(1, 9), st.integers(0, 2**31), st.integers(0, 5))
 def test_every_sample_comes_once_an_epoch(sizes, batch_size, seed, epoch):
     dataset = make_dataset(
-        sizes, "train", (15, 16), batch_size, seed=seed, scale_range=(1.0, 1.0),
-        contrast_range=(1.0, 1.0), drop_remainder=False, loader="pillow",
+        sizes, "train", crop_size=(15, 16), batch_size=batch_size, seed=seed,
+        scale_range=(1.0, 1.0), contrast_range=(1.0, 1.0), drop_remainder=False, loader="pillow",
     )  # fmt: skip
     dataset.set_epoch(epoch)
     masks = [mask for _, batch in batches(dataset, "pillow") for mask in batch]

@@ -70,7 +70,7 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones():
 @pytest.mark.parametrize("name", presets.REFERENCES)
 def test_the_papers_models_name_their_recipe(name):
     dataset = name.rpartition("_")[2]
-    recipe = presets.config(name)["recipe"]
+    recipe = presets.read_config(name)["recipe"]
     assert (recipe["recipe"], recipe["learning_rate"]) == (f"paper_{dataset}", 1e-5)
 
 
@@ -162,5 +162,5 @@ def test_a_run_of_steps_has_as_many_epochs_as_it_takes(run):
 def test_a_preset_of_the_run_names_the_recipe(run, tmp_path):
     code, _, error = call("save-preset", run, tmp_path / "preset")
     assert code == 0, error
-    recipe = presets.config(tmp_path / "preset")["recipe"]
+    recipe = presets.read_config(tmp_path / "preset")["recipe"]
     assert (recipe["recipe"], recipe["optimizer"], recipe["steps"]) == ("semseg_ade20k", "sgd", 3)

@@ -349,7 +349,7 @@ def test_an_epochs_state_is_saved_without_another_optimizer(tmp_path):
 def test_another_batch_size_is_refused(pairs, tmp_path):
     dataset = datasets.load("folder", pairs)
     for size in (2, 4):
-        loaders = {"train": make_dataset(dataset, "train", 24, size)}
+        loaders = {"train": make_dataset(dataset, "train", crop_size=24, batch_size=size)}
         expected = pytest.raises(ValueError, match="train: batch_size 2, now 4. Put it back")
         with expected if size == 4 else contextlib.nullcontext():
             run_folder.write_config(tmp_path, {}, loaders)
@@ -357,7 +357,9 @@ def test_another_batch_size_is_refused(pairs, tmp_path):
 
 def test_another_order_of_the_classes_is_refused(own_pairs, tmp_path):
     def write():
-        loader = make_dataset(datasets.load("folder", own_pairs), "train", 24, 2)
+        loader = make_dataset(
+            datasets.load("folder", own_pairs), "train", crop_size=24, batch_size=2
+        )
         run_folder.write_config(tmp_path, {}, {"train": loader})
 
     write()
@@ -367,7 +369,9 @@ def test_another_order_of_the_classes_is_refused(own_pairs, tmp_path):
 
 
 def test_a_run_killed_before_its_config_was_whole_writes_it_again(pairs, tmp_path):
-    loaders = {"train": make_dataset(datasets.load("folder", pairs), "train", 24, 2)}
+    loaders = {
+        "train": make_dataset(datasets.load("folder", pairs), "train", crop_size=24, batch_size=2)
+    }
     run_folder.write_config(tmp_path, {}, loaders)
     (tmp_path / "data.json").unlink()
     run_folder.write_config(tmp_path, {"epochs": 3}, loaders)
@@ -387,7 +391,7 @@ def test_data_may_move(own_pairs, tmp_path):
 def test_another_augmentation_is_refused(pairs, tmp_path):
     dataset = datasets.load("folder", pairs)
     for size in (24, 16):
-        loaders = {"train": make_dataset(dataset, "train", size, 2)}
+        loaders = {"train": make_dataset(dataset, "train", crop_size=size, batch_size=2)}
         expected = pytest.raises(ValueError, match=r"crop_size \[24, 24\], now \[16, 16\]")
         with expected if size == 16 else contextlib.nullcontext():
             run_folder.write_config(tmp_path, {}, loaders)
@@ -395,8 +399,8 @@ def test_another_augmentation_is_refused(pairs, tmp_path):
 
 def test_pictures_read_through_a_cache_are_the_same_data(pairs, tmp_path):
     for cache in (None, tmp_path / "cache"):
-        dataset = datasets.load("folder", pairs, cache)
-        loaders = {"train": make_dataset(dataset, "train", 24, 2)}
+        dataset = datasets.load("folder", pairs, cache=cache)
+        loaders = {"train": make_dataset(dataset, "train", crop_size=24, batch_size=2)}
         run_folder.write_config(tmp_path, {}, loaders)
 
 
@@ -634,7 +638,7 @@ def spoil_weights(model):
 
 def images_of(pairs, epoch, step):
     dataset = datasets.load("folder", pairs)
-    plan = make_dataset(dataset, "train", 24, 2, seed=0).plan
+    plan = make_dataset(dataset, "train", crop_size=24, batch_size=2, seed=0).plan
     return ", ".join(plan.files(epoch, step))
 
 

@@ -35,7 +35,7 @@ def noise(tmp_path_factory):
 
 
 def loaders(dataset):
-    train = make_dataset(dataset, "train", (24, 32), 2, seed=0)
+    train = make_dataset(dataset, "train", crop_size=(24, 32), batch_size=2, seed=0)
     return train, make_dataset(dataset, "val", batch_size=2, training=False)
 
 
@@ -524,6 +524,6 @@ def test_batches_of_one_value_for_a_stock_batch_norm_are_refused(noise, tmp_path
     x = keras.layers.AveragePooling2D(16)(image)
     x = keras.layers.BatchNormalization(name="last_norm")(x)
     model = keras_sanet.FCN(CLASSES, keras.Model(image, {"s4": x}), filters=4)
-    train, val = make_dataset(noise, "train", 16, batch_size=1), loaders(noise)[1]
+    train, val = make_dataset(noise, "train", crop_size=16, batch_size=1), loaders(noise)[1]
     with pytest.raises(ValueError, match="1 image of 16 x 16 .*'last_norm'.*larger batches"):
         training.fit(model, train, val, tmp_path, epochs=1)

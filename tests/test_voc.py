@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from keras_sanet.datasets import voc
-from keras_sanet.datasets.info import colour
+from keras_sanet.datasets.info import color
 
 
 def save(path, image):
@@ -21,7 +21,7 @@ def add(root, name, ids=(0, 20, 255)):
     save(root / f"JPEGImages/{name}.jpg", Image.new("RGB", (len(ids), 1)))
     mask = Image.fromarray(np.array([ids], "uint8")).convert("P")
     mask.putdata(ids)
-    mask.putpalette(np.array([colour(index) for index in range(256)], "uint8").tobytes())
+    mask.putpalette(np.array([color(index) for index in range(256)], "uint8").tobytes())
     return save(root / f"SegmentationClass/{name}.png", mask)
 
 
@@ -54,7 +54,7 @@ def test_21_classes_have_the_colours_of_the_devkit():
 
 
 def test_the_colours_of_256_ids_differ_and_end_with_that_of_void():
-    colours = [colour(index) for index in range(256)]
+    colours = [color(index) for index in range(256)]
     assert len(set(colours)) == 256
     assert colours[255] == (224, 224, 192)
 

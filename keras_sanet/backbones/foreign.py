@@ -42,7 +42,7 @@ _FAMILIES = (
 )
 
 
-def from_model(model, taps=None, preprocessing=None):
+def from_model(model, *, taps=None, preprocessing=None):
     """Makes a backbone for `SANet`, `PSPNet` and `FCN` of a functional Keras model.
 
     The layers are those of `model`, with their weights. Its own classifier, if any, is left out.
@@ -58,15 +58,18 @@ def from_model(model, taps=None, preprocessing=None):
             scale and offset count). None takes what its family was trained with, nothing where the
             model begins with a Rescaling or Normalization of its own.
 
-    Returns: `keras.Model` "backbone", from raw RGB (batch, height, width, 3), 0..255, to the dict
+    Returns:
+        `keras.Model` "backbone", from raw RGB (batch, height, width, 3), 0..255, to the dict
         {"s0": ..., "s4": ...}; with fewer than five taps the first names are left out.
 
-    Raises: ValueError where the model is not functional, has other inputs or no such layers, its
-        family is not known and `preprocessing` is None, or its maps are inside of an inner model.
+    Raises:
+        ValueError: where the model is not functional, has other inputs or no such layers, its
+            family is not known and `preprocessing` is None, or its maps are inside of an inner
+            model.
 
     Example:
         stem = keras.applications.ResNet50(include_top=False)
-        model = SANet(19, from_model(stem, ["conv2_block3_out", "conv4_block6_out"]))
+        model = SANet(19, from_model(stem, taps=["conv2_block3_out", "conv4_block6_out"]))
     """
     check_channels_last(model)
     shape = getattr(model, "input_shape", None)

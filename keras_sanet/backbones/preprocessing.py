@@ -9,14 +9,12 @@ _STD = (0.229, 0.224, 0.225)
 
 
 def statistics(channels):
-    """Mean and standard deviation, of values / 255, that each channel is normalised with.
+    """Mean and standard deviation, of values / 255, that each channel is normalized with.
 
     ImageNet's of R, G, B; for one or two channels, and for those after RGB, the mean of the three.
     """
     others = channels - 3 if channels >= 3 else channels
-    return tuple(
-        (of_rgb if channels >= 3 else ()) + (sum(of_rgb) / 3,) * others for of_rgb in (_MEAN, _STD)
-    )
+    return tuple((rgb if channels >= 3 else ()) + (sum(rgb) / 3,) * others for rgb in (_MEAN, _STD))
 
 
 # Raw RGB times the scale plus the offset; the channels in the order R, G, B (as
@@ -40,7 +38,8 @@ def preprocess(image, mode):
         mode: a name of `MODES`, or a layer, of which scale and offset count where it has them
             (keras-hub's ImageConverter would also resize).
 
-    Returns: float32 (batch, height, width, channels), also under mixed precision: bfloat16 would
+    Returns:
+        float32 (batch, height, width, channels), also under mixed precision: bfloat16 would
         round the image.
     """
     if mode not in MODES if isinstance(mode, str) else not callable(mode):

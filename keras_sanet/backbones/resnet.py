@@ -45,29 +45,29 @@ _STAGES = {
 }
 
 
-def ResNet18(input_shape=(None, None, 3), output_stride=8, weights=None, name="resnet18"):
+def ResNet18(*, input_shape=(None, None, 3), output_stride=8, weights=None, name="resnet18"):
     """ResNet-18; see `build`."""
-    return build("resnet18", input_shape, output_stride, weights, name)
+    return build("resnet18", **locals())
 
 
-def ResNet50(input_shape=(None, None, 3), output_stride=8, weights=None, name="resnet50"):
+def ResNet50(*, input_shape=(None, None, 3), output_stride=8, weights=None, name="resnet50"):
     """ResNet-50 (v1.5); see `build`."""
-    return build("resnet50", input_shape, output_stride, weights, name)
+    return build("resnet50", **locals())
 
 
-def ResNet101(input_shape=(None, None, 3), output_stride=8, weights=None, name="resnet101"):
+def ResNet101(*, input_shape=(None, None, 3), output_stride=8, weights=None, name="resnet101"):
     """ResNet-101 (v1.5); see `build`."""
-    return build("resnet101", input_shape, output_stride, weights, name)
+    return build("resnet101", **locals())
 
 
-def ResNeXt50(input_shape=(None, None, 3), output_stride=8, weights=None, name="resnext50"):
+def ResNeXt50(*, input_shape=(None, None, 3), output_stride=8, weights=None, name="resnext50"):
     """ResNeXt-50 32x4d, the stem of the paper; see `build`."""
-    return build("resnext50", input_shape, output_stride, weights, name)
+    return build("resnext50", **locals())
 
 
-def ResNeXt101(input_shape=(None, None, 3), output_stride=8, weights=None, name="resnext101"):
+def ResNeXt101(*, input_shape=(None, None, 3), output_stride=8, weights=None, name="resnext101"):
     """ResNeXt-101 32x4d; see `build`."""
-    return build("resnext101", input_shape, output_stride, weights, name)
+    return build("resnext101", **locals())
 
 
 def names():
@@ -75,24 +75,26 @@ def names():
     return list(_VARIANTS)
 
 
-def build(variant, input_shape=(None, None, 3), output_stride=8, weights=None, name=None):
+def build(variant, *, input_shape=(None, None, 3), output_stride=8, weights=None, name=None):
     """Builds a backbone by name.
 
     Args:
         variant: "resnet18", "resnet50", "resnet101", "resnext50", "resnext101", or "resnet_tiny"
             (a ResNet-10 of a quarter of the width, for quick trials on a CPU).
         input_shape: (height, width, channels); None for any size. 3 channels are RGB; others are
-            normalised by `preprocessing.statistics`.
+            normalized by `preprocessing.statistics`.
         output_stride: 8, 16 or 32, pixels of the image to a cell of s4.
         weights: "imagenet" (see `weights.imagenet`: downloaded once; not of "resnet_tiny"), the
             path of a checkpoint (see `weights.load_checkpoint`), or None for random weights.
         name: of the model; `variant` if None.
 
-    Returns: a `keras.Model` from raw images (batch, height, width, channels), 0..255, to the dict
+    Returns:
+        `keras.Model` from raw images (batch, height, width, channels), 0..255, to the dict
         {"s0": ..., "s4": ...}.
 
-    Raises: ValueError where the name, the shape or the stride is not as above; as
-        `weights.imagenet` and `weights.load_checkpoint`.
+    Raises:
+        ValueError: where the name, the shape or the stride is wrong; also as `weights.imagenet` and
+            `weights.load_checkpoint`.
     """
     check(variant)
     if output_stride not in _STAGES:
@@ -123,7 +125,7 @@ def build(variant, input_shape=(None, None, 3), output_stride=8, weights=None, n
         taps[f"s{stage}"] = x
     model = keras.Model(image, taps, name=name or variant)
     if weights is not None:
-        load_checkpoint(model, imagenet(variant, build) if weights == "imagenet" else weights)
+        load_checkpoint(model, imagenet(variant) if weights == "imagenet" else weights)
     return model
 
 
@@ -137,9 +139,10 @@ def check(variant):
 
 
 def image_shape(input_shape):
-    """(height, width, channels) of images as Python's integers, None where a size is open.
+    """Checks the shape of images and gives it in Python's integers, None where a size is open.
 
-    Raises: ValueError where it is none, or seems to have the channels first.
+    Raises:
+        ValueError: where it is not (height, width, channels), or seems to have the channels first.
     """
     given = list(input_shape) if np.iterable(input_shape) else []
     shape = tuple(None if n is None else as_integer(n) for n in given)
@@ -154,11 +157,16 @@ def image_shape(input_shape):
 
 
 def describe(model):
-    """The arguments of `build` that made a backbone.
+    """Reads from a backbone's layers which arguments of `build` made it.
 
-    Args: model, a backbone of this module, loaded from a file or not.
-    Returns: dict of variant, input_shape and output_stride.
-    Raises: ValueError where `build` did not make it.
+    Args:
+        model: a backbone of this module, loaded from a file or not.
+
+    Returns:
+        Dict of variant, input_shape and output_stride.
+
+    Raises:
+        ValueError: where `build` did not make it.
     """
     layers = {layer.name: layer for layer in getattr(model, "layers", ())}
     last = layers.get("layer4_0_conv2")
@@ -215,14 +223,15 @@ def _convolution(x, filters, size, stride=1, dilation=1, groups=1, name=None):
     pads one side more)."""
     if stride > 1 and size > 1:
         x = layers.ZeroPadding2D(size // 2, "channels_last", name=f"{name}_pad")(x)
-    arguments = {
-        "strides": stride,
-        "padding": "valid" if stride > 1 else "same",
-        "dilation_rate": dilation,
-        "use_bias": False,
+    return Conv2D(
+        filters,
+        size,
+        strides=stride,
+        padding="valid" if stride > 1 else "same",
+        dilation_rate=dilation,
+        use_bias=False,
         # He et al.'s variance; JAX compiles uniform draws several times faster than normal ones.
-        "kernel_initializer": keras.initializers.VarianceScaling(2.0, "fan_out", "uniform"),
-        "groups": groups,
-        "name": name,
-    }
-    return Conv2D(filters, size, **arguments)(x)
+        kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out", "uniform"),
+        groups=groups,
+        name=name,
+    )(x)

@@ -35,6 +35,6 @@ def list_datasets(options):
         print(f"\n{info.name}: {info.title}, {len(info.classes)} classes; {counts}")
         for what in info.files:
             print(f"    files    {what}")
-        print(f"    from     {info.url}\n    terms    {info.licence}\n    cite     {info.citation}")
+        print(f"    from     {info.url}\n    terms    {info.license}\n    cite     {info.citation}")
     print("\ntfds: a set of TensorFlow Datasets, its name given as --data.")
     print("folder: your own images, masks and classes.txt.\nscenes: drawn by the package.")

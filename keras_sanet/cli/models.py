@@ -20,7 +20,7 @@ from keras_sanet.summary import Summary
 
 def convert(options):
     """Converts a torchvision or timm checkpoint to the .weights.h5 of a backbone."""
-    backbone = backbones.build(options.backbone, (None, None, options.channels))
+    backbone = backbones.build(options.backbone, input_shape=(None, None, options.channels))
     print(weights.convert(backbone, options.checkpoint, options.output))
     print(f"Weights:   {Path(options.output).resolve()}")
 
@@ -75,7 +75,7 @@ def summary(options):
 
 def list_presets(options):
     """Lists the presets of the package: models by name, with their figures."""
-    for name, what in presets.list_presets().items():
+    for name, what in presets.list_presets(references=True).items():
         print(f"{name:27} {what}")
 
 
@@ -104,8 +104,8 @@ def save_preset(options):
         options.output,
         figures=evaluation.read_metrics(run / "evaluation.json"),
         recipe={**recipe, "versions": versions},
-        crop=arguments.get("crop"),
-        licence=options.licence,
+        crop_size=arguments.get("crop"),
+        license=options.licence,
         dtype=options.dtype,
     )
     print(f"Preset:    {Path(options.output).resolve()}")

@@ -80,7 +80,7 @@ def _load_dataset(options, left_out=True):
             settings[name] = value  # a word
     try:
         with _said_on_stderr(left_out):
-            return datasets.load(options.dataset, options.data, options.cache, **settings)
+            return datasets.load(options.dataset, options.data, cache=options.cache, **settings)
     except TypeError as error:
         if not settings:
             raise
@@ -136,7 +136,9 @@ def _machine():
 
 
 def _load_model(preset, num_classes=None, load_weights=True):
-    return models.without_auxiliary(presets.from_preset(preset, num_classes, load_weights))
+    return models.without_auxiliary(
+        presets.from_preset(preset, num_classes, load_weights=load_weights)
+    )
 
 
 def _new_folder(path):

@@ -83,7 +83,7 @@ def demo(options):
     dataset = datasets.load("scenes")  # draws them, the first time
     keras.utils.set_random_seed(0)
     train = pipeline.make_dataset(
-        dataset, "train", (144, 192), batch_size=4, seed=0, scale_range=(0.8, 1.6)
+        dataset, "train", crop_size=(144, 192), batch_size=4, seed=0, scale_range=(0.8, 1.6)
     )
     val = pipeline.make_dataset(dataset, "val", batch_size=10, training=False)
     model = models.SANet(
@@ -132,8 +132,8 @@ def _train(options, held):
     train = pipeline.make_dataset(
         dataset,
         "train",
-        tuple(options.crop),
-        options.batch_size,
+        crop_size=tuple(options.crop),
+        batch_size=options.batch_size,
         seed=options.seed,
         on_bad_image=options.on_bad_image,
         **{name: getattr(options, name) for name in _AUGMENTATION},
@@ -141,8 +141,8 @@ def _train(options, held):
     val = pipeline.make_dataset(
         dataset,
         options.val_split,
-        tuple(options.val_crop) if options.val_crop else None,
-        options.val_batch_size,
+        crop_size=tuple(options.val_crop) if options.val_crop else None,
+        batch_size=options.val_batch_size,
         training=False,
         image_scale=options.image_scale,
         on_bad_image=options.on_bad_image,
@@ -295,7 +295,7 @@ def _taken(options, path):
 def _check_preset(options):
     """A preset is a whole model: what else says which model it is must not be given."""
     if not options.preset.endswith(".keras"):
-        presets.config(options.preset)  # an unknown one is told before all is read
+        presets.read_config(options.preset)  # an unknown one is told before all is read
     given = [
         name
         for name, value in _MODEL_DEFAULTS.items()
@@ -374,7 +374,8 @@ def _arguments(options):
         "cache": False,
         "output": False,
         "weights": options.weights == "imagenet",
-        "preset": options.preset in presets.list_presets() or "://" in str(options.preset),
+        "preset": options.preset in presets.list_presets(references=True)
+        or "://" in str(options.preset),
     }
     for name in is_name:
         if arguments[name] is not None and not is_name[name]:

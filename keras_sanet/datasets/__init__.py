@@ -1,4 +1,4 @@
-"""Data sets as lists of (image, mask) files, with their classes and colours. No TensorFlow here."""
+"""Data sets as lists of (image, mask) files, with their classes and colors. No TensorFlow here."""
 
 from keras_sanet.datasets import (
     ade20k,
@@ -12,7 +12,7 @@ from keras_sanet.datasets import (
     voc,
 )
 from keras_sanet.datasets.cache import cached
-from keras_sanet.datasets.files import Dataset, Sample
+from keras_sanet.datasets.dataset import Dataset, Sample
 from keras_sanet.datasets.listing import warn
 
 _PUBLIC = (nyuv2, sunrgbd, ade20k, cityscapes, camvid, voc)
@@ -25,7 +25,7 @@ _LOADERS = {
 
 
 def names():
-    """Names that `load` knows."""
+    """The names that `load` knows."""
     return list(_LOADERS)
 
 
@@ -34,7 +34,7 @@ def infos():
     return [module.INFO for module in _PUBLIC]
 
 
-def load(name, root=None, cache=None, **options):
+def load(name, root=None, *, cache=None, **options):
     """Finds a data set on disk.
 
     Args:
@@ -43,12 +43,14 @@ def load(name, root=None, cache=None, **options):
         root: its folder; of "tfds", the name of the set in TensorFlow Datasets. "scenes" is drawn
             into it, or into Keras's cache if None.
         cache: folder in which decoded pictures are kept, for slow sources; None for none.
-        options: of the data set's own `load`, such as `num_classes=13` of "nyuv2".
+        **options: of the data set's own `load`, such as `num_classes=13` of "nyuv2".
 
-    Returns: a `Dataset`. A warning says which files were found and are in no split, `left_out`.
+    Returns:
+        `Dataset`. A warning says which files were found and are in no split, `left_out`.
 
-    Raises: ValueError for an unknown name; FileNotFoundError that says which files were looked
-        for where they are not there.
+    Raises:
+        ValueError: for an unknown name.
+        FileNotFoundError: where the files are not there; it says which were looked for.
     """
     if name not in _LOADERS:
         raise ValueError(f"Unknown data set {name!r}. Known: {', '.join(_LOADERS)}.")

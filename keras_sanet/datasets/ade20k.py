@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from keras_sanet.datasets.files import VOID, Dataset, Sample
+from keras_sanet.datasets.dataset import Dataset, Sample
+from keras_sanet.datasets.files import VOID
 from keras_sanet.datasets.info import Info
 from keras_sanet.datasets.listing import UNUSED, find_images, pair
 
-# First names of the release's objectInfo150, colours of its color150 (road and skyscraper share
+# First names of the release's objectInfo150, colors of its color150 (road and skyscraper share
 # one), in the order of the ids in the files, which count from 1.
 _CLASSES = {
     "wall": (120, 120, 120), "building": (180, 120, 120), "sky": (6, 230, 230),
@@ -67,7 +68,7 @@ INFO = Info(
         "images/training with annotations/training (also validation) in ADEChallengeData2016 or in "
         "the folder itself",
     ),
-    licence="images for non-commercial research and education, annotations BSD-3-Clause",
+    license="images for non-commercial research and education, annotations BSD-3-Clause",
     citation='Zhou et al., "Scene parsing through ADE20K dataset", CVPR 2017',
     url="http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip",
 )
@@ -75,8 +76,15 @@ _FOLDERS = {"train": "training", "val": "validation"}
 
 
 def load(root):
-    """Reads `ADEChallengeData2016`, which is `root` or in it: the splits train and val, and test,
-    without masks, where `images/testing` of the release test set is put beside them."""
+    """Reads the splits train and val that are there, and test.
+
+    Args:
+        root: the folder ADEChallengeData2016, or one that holds it.
+
+    Returns:
+        `Dataset`. Its test split, without masks, is there where `images/testing` of the release
+        test set is put beside the others.
+    """
     root = Path(root)
     for tree in (root, root / "ADEChallengeData2016"):
         images, masks = tree / "images", tree / "annotations"
@@ -85,24 +93,17 @@ def load(root):
             break
     else:
         raise INFO.not_found(root)
-    left_out = {}
-    splits = {
-        split: _pair(images / _FOLDERS[split], masks / _FOLDERS[split], left_out) for split in found
-    }
+    left_out, splits = {}, {}
+    for split in found:
+        folder = _FOLDERS[split]
+        splits[split] = pair(images / folder, masks / folder, left_out)
+        if extra := left_out.get(UNUSED):
+            raise FileNotFoundError(
+                f"{len(extra)} masks of {masks / folder} have no image of the same name in "
+                f"{images / folder}: {', '.join(path.name for path in extra[:3])}. Is it complete? "
+                f"{INFO.way_out}"
+            )
     if (images / "testing").is_dir():
         splits["test"] = [Sample(path) for path in find_images(images / "testing", left_out)]
     ids = {0: VOID, **{i + 1: i for i in range(len(_CLASSES))}}
-    return Dataset.of(INFO, splits, ids, left_out)
-
-
-def _pair(images, masks, left_out):
-    """Samples of two folders that belong to each other file by file."""
-    samples = pair(images, masks, left_out)
-    extra = left_out.get(UNUSED)
-    if extra:
-        raise FileNotFoundError(
-            f"{len(extra)} masks of {masks} have no image of the same name in {images}: "
-            f"{', '.join(path.name for path in extra[:3])}. "
-            f"Is {images} complete? Get it from {INFO.url}."
-        )
-    return samples
+    return Dataset.from_info(INFO, splits, ids, left_out=left_out)

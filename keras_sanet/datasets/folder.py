@@ -1,11 +1,11 @@
 """Your own images: a folder with `images/`, `masks/` and `classes.txt`.
 
-`images/street.jpg` has its mask in `masks/street.png`, a grey or palette PNG of class ids, 255 =
+`images/street.jpg` has its mask in `masks/street.png`, a gray or palette PNG of class ids, 255 =
 void; `listing.pair` says which other names will do. Splits are sub-folders of the same name in both
 (`images/train`, `masks/train`, ...); without sub-folders, every fifth image in order of the names
 is "val" and the others "train".
 
-`classes.txt` has a line a class, in order of the ids from 0: its name, or its name and colour as
+`classes.txt` has a line a class, in order of the ids from 0: its name, or its name and color as
 `name,red,green,blue`. A class named void is not learnt: its id becomes 255. `#` starts a comment.
 """
 
@@ -13,12 +13,20 @@ import colorsys
 import re
 from pathlib import Path
 
-from keras_sanet.datasets.files import VOID, Dataset, read_text
+from keras_sanet.datasets.dataset import Dataset
+from keras_sanet.datasets.files import VOID, read_text
 from keras_sanet.datasets.listing import outside, pair
 
 
 def load(root):
-    """Reads the folder described above."""
+    """Reads the folder that the docstring of this module describes.
+
+    Args:
+        root: the folder.
+
+    Returns:
+        `Dataset`.
+    """
     root = Path(root)
     names, palette, ids = _read_classes(root / "classes.txt")
     images, masks = root / "images", root / "masks"
@@ -44,7 +52,7 @@ def load(root):
 
 
 def _read_classes(path):
-    """Names, colours, and the dict from id in the files to class id."""
+    """Names, colors, and the dict from id in the files to class id."""
     if not path.is_file():
         raise FileNotFoundError(
             f"There is no file {path}. It has a line a class, in order of the ids: its name, or "
@@ -54,7 +62,7 @@ def _read_classes(path):
     lines = [line for line in lines if line]
     names, palette, ids = [], [], {VOID: VOID}
     for file_id, line in enumerate(lines):
-        name, *colour = (part.strip() for part in line.split(","))
+        name, *color = (part.strip() for part in line.split(","))
         if not name:
             raise ValueError(f"{path}: {line!r} has no name.")
         if name.lower() == "void":
@@ -62,7 +70,7 @@ def _read_classes(path):
             continue
         ids[file_id] = len(names)
         names.append(name)
-        palette.append(_parse_colour(colour, path, line) if colour else _colour(file_id))
+        palette.append(_parse_color(color, path, line) if color else _color(file_id))
     if not names:
         raise ValueError(f"{path} names no class.")
     if len(lines) > VOID:
@@ -70,17 +78,17 @@ def _read_classes(path):
     return names, palette, ids
 
 
-def _parse_colour(parts, path, line):
+def _parse_color(parts, path, line):
     if len(parts) == 3 and all(re.fullmatch("[0-9]{1,3}", part) for part in parts):
-        colour = tuple(int(part) for part in parts)
-        if max(colour) < 256:
-            return colour
+        color = tuple(int(part) for part in parts)
+        if max(color) < 256:
+            return color
     raise ValueError(
         f"{path}: {line!r} must be a name, or name,red,green,blue with numbers in 0..255."
     )
 
 
-def _colour(index):
-    """A colour apart from its neighbours': the hue turns by the golden section."""
+def _color(index):
+    """A color apart from its neighbors': the hue turns by the golden section."""
     hue, value = index * 0.618 % 1, (0.95, 0.7, 0.5)[index % 3]
     return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.75, value))

@@ -7,8 +7,18 @@ import numpy as np
 
 
 def open_hdf5(path, info):
-    """Opens a .mat file of the data set that `info` describes; one that is no HDF5, or cut off, is
-    an error."""
+    """Opens a .mat file.
+
+    Args:
+        path: of the file.
+        info: the `Info` of the data set.
+
+    Returns:
+        `h5py.File`.
+
+    Raises:
+        ValueError: where the file is not HDF5, or cut off.
+    """
     import h5py
 
     try:
@@ -21,28 +31,34 @@ def open_hdf5(path, info):
             if older
             else f"can't be read as HDF5, so it is not the original or not all of it: {error}"
         )
-        raise ValueError(f"{path} {reason}. Get {info.title} from {info.url}.") from error
+        raise ValueError(f"{path} {reason}. {info.way_out}") from error
 
 
 def check_array(file, name, shape, dtype, info):
-    """The array of a file of `open_hdf5`; an error if it is not there or of another kind.
+    """Finds an array in a .mat file.
 
     Args:
-        name: of the array. shape: its shape, where None is any length. dtype: its NumPy dtype,
-            None for references to arrays.
+        file: from `open_hdf5`.
+        name: of the array.
+        shape: what its shape must be; None is any length.
+        dtype: what its NumPy dtype must be; None for references to arrays.
+        info: the `Info` of the data set.
+
+    Returns:
+        `h5py.Dataset`.
+
+    Raises:
+        ValueError: where the array is not there or of another kind.
     """
     import h5py
 
     try:
         array, there = file.get(name), ", ".join(file) or "nothing"
     except Exception as error:  # h5py's of damaged files are of many kinds
-        raise ValueError(
-            f"{file.filename} is damaged: {error}. Get {info.title} from {info.url}."
-        ) from error
+        raise ValueError(f"{file.filename} is damaged: {error}. {info.way_out}") from error
     if not isinstance(array, h5py.Dataset):
         raise ValueError(
-            f"{file.filename} has no array {name!r}. It holds: {there}. Get {info.title} from "
-            f"{info.url}."
+            f"{file.filename} has no array {name!r}. It holds: {there}. {info.way_out}"
         )
     dtype = h5py.ref_dtype if dtype is None else np.dtype(dtype)
     fits = len(array.shape) == len(shape)
@@ -50,8 +66,7 @@ def check_array(file, name, shape, dtype, info):
     if not fits or array.dtype != dtype:
         raise ValueError(
             f"{file.filename}: {name!r} must be {dtype} of shape {shape}, transposed as MATLAB "
-            f"stores it, and is {array.dtype} of shape {array.shape}. Get {info.title} from "
-            f"{info.url}."
+            f"stores it, and is {array.dtype} of shape {array.shape}. {info.way_out}"
         )
     return array
 

@@ -1,7 +1,7 @@
 """What a picture's header says and Pillow does not: bits a channel, bands, how much there is to
 read before the pixels.
 
-Pillow keeps the high byte of colours of more than 8 bits and the first of many bands, and takes
+Pillow keeps the high byte of colors of more than 8 bits and the first of many bands, and takes
 what metadata there is. Only headers are read here, in a bounded number of steps; what is broken is
 left to Pillow's errors.
 """
@@ -30,11 +30,11 @@ class Refused(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What `look` finds in a picture that is read.
+    """What `read_facts` finds in a picture that is read.
 
     Attributes:
         lossy: whether pixels may differ from those that were saved, as a JPEG's do.
-        scaled: what makes Pillow's grey values others than the numbers in the file; empty where
+        scaled: what makes Pillow's gray values others than the numbers in the file; empty where
             they are the same.
         late: whether a PNG has metadata after its pixels, which Pillow sees with them alone.
     """
@@ -44,11 +44,15 @@ class Facts:
     late: bool = False
 
 
-def look(file, page=0):
-    """The `Facts` of a picture.
+def read_facts(file, page=0):
+    """Reads the `Facts` of a picture.
 
-    Args: file, open to read bytes; page, of a TIFF, from 0.
-    Raises: Refused for what Pillow would read in part, or in hours.
+    Args:
+        file: open to read bytes.
+        page: number of the picture in a TIFF, from 0.
+
+    Raises:
+        Refused: for what Pillow would read in part, or in hours.
     """
     file.seek(0)
     head = file.read(16)
@@ -108,11 +112,11 @@ def _too_deep(bits):
     )
 
 
-def _check_bands(bands, colours, alpha):
-    """Bands that are neither colour nor alpha would be dropped."""
-    if bands > colours + alpha:
+def _check_bands(bands, colors, alpha):
+    """Bands that are neither color nor alpha would be dropped."""
+    if bands > colors + alpha:
         raise Refused(
-            f"has {bands} bands, and {colours + alpha} of them would be read: images are grey or "
+            f"has {bands} bands, and {colors + alpha} of them would be read: images are gray or "
             "RGB, with alpha if it is declared as such. Write the bands that count as 8-bit RGB, "
             "as x[..., [0, 1, 2]] in NumPy, or gdal_translate -b 1 -b 2 -b 3."
         )
@@ -138,10 +142,10 @@ def _counted(most, what):
 def _png(file):
     file.seek(24)
     head = file.read(2)
-    depth, colour = head[0], head[1]
-    if depth == 16 and colour != 0:
+    depth, color = head[0], head[1]
+    if depth == 16 and color != 0:
         raise _too_deep(16)
-    scaled = f"grey of {depth} bits a pixel" if colour == 0 and depth in (2, 4) else ""
+    scaled = f"gray of {depth} bits a pixel" if color == 0 and depth in (2, 4) else ""
     pixels = late = False
     file.seek(8)
     for _ in _counted(_MOST_PARTS, "chunks"):
@@ -190,7 +194,7 @@ def _is_tiff(head):
 
 
 def _tiff_layout(file):
-    """The byte order, whether it is a BigTIFF, and the place of the first page."""
+    """The byte order, whether it is a BigTIFF, and the position of the first page."""
     file.seek(0)
     head = file.read(16)
     order, big = "<" if head[:2] == b"II" else ">", 43 in head[2:4]
@@ -199,28 +203,28 @@ def _tiff_layout(file):
 
 
 def _tiff_pages(file):
-    """The place of each page, and its number of tags."""
-    order, big, place = _tiff_layout(file)
+    """The position of each page, and its number of tags."""
+    order, big, position = _tiff_layout(file)
     size, number, offset = (20, "Q", "Q") if big else (12, "H", "I")
     seen, tags = set(), 0
-    while place and place not in seen:
-        seen.add(place)
-        file.seek(place)
+    while position and position not in seen:
+        seen.add(position)
+        file.seek(position)
         (count,) = struct.unpack(order + number, file.read(struct.calcsize(number)))
         tags += count
         if tags > _MOST_PARTS:
             raise Refused(f"has more than {_MOST_PARTS} tags, the most that are read.")
-        yield place, count
-        file.seek(place + struct.calcsize(number) + count * size)
-        (place,) = struct.unpack(order + offset, file.read(struct.calcsize(offset)))
+        yield position, count
+        file.seek(position + struct.calcsize(number) + count * size)
+        (position,) = struct.unpack(order + offset, file.read(struct.calcsize(offset)))
 
 
 def _tiff_tags(file, page):
     """Dict from a tag to its numbers, 64 at most."""
     order, big, _ = _tiff_layout(file)
-    place, count = next(itertools.islice(_tiff_pages(file), page, None))
+    position, count = next(itertools.islice(_tiff_pages(file), page, None))
     entry, wide = (order + "HHQ8s", 8) if big else (order + "HHI4s", 4)
-    file.seek(place + (8 if big else 2))
+    file.seek(position + (8 if big else 2))
     table, tags = file.read(count * struct.calcsize(entry)), {}
     table = table[: len(table) - len(table) % struct.calcsize(entry)]
     for tag, kind, number, value in struct.iter_unpack(entry, table):
@@ -244,19 +248,19 @@ def _tiff(file, page):
 
     compression, kind, bands = one(259, 1), one(262, 0), one(277, 1)
     kind = 6 if compression == 6 else kind  # a JPEG of the old kind
-    colours = {2: 3, 6: 3, 8: 3, 5: 4}.get(kind, 1)  # RGB, YCbCr, Lab, CMYK
+    colors = {2: 3, 6: 3, 8: 3, 5: 4}.get(kind, 1)  # RGB, YCbCr, Lab, CMYK
     alpha = min(1, sum(extra in (1, 2, 999) for extra in tags.get(338, ())))
     bits = max(tags.get(258) or (1,))
     if bits > 8 and bands > 1 or bits > 32:
         raise _too_deep(bits)
-    _check_bands(bands, colours, alpha)
+    _check_bands(bands, colors, alpha)
     if bits <= 8 and 2 in tags.get(339, ()):
         raise Refused("holds signed numbers, which would be read as 0..255. Add 128, or clip them.")
     scaled = ""
     if kind in (0, 1) and bits in (2, 4):
-        scaled = f"grey of {bits} bits a pixel"
+        scaled = f"gray of {bits} bits a pixel"
     elif kind == 0 and bits > 1:
-        scaled = "grey in which 0 is white"
+        scaled = "gray in which 0 is white"
     return Facts(lossy=compression in (6, 7, 34712, 34892, 50001), scaled=scaled)
 
 
@@ -272,7 +276,7 @@ def _pnm(file):
     if kind in (b"P3", b"P6") and largest > 255:
         raise _too_deep(largest.bit_length())
     if kind in (b"P2", b"P5") and largest not in (255, 65535):
-        scaled = f"grey whose largest value is {largest}"
+        scaled = f"gray whose largest value is {largest}"
     return Facts(scaled=scaled)
 
 
@@ -289,37 +293,37 @@ def _webp(file):
 
 
 def _boxes(file):
-    """(kind, place of the content) of the boxes of a JPEG 2000 or HEIF file, those inside too."""
+    """(kind, start of the content) of the boxes of a JPEG 2000 or HEIF file, those inside too."""
     inside = {b"meta": 4, b"stsd": 8, b"av01": 78, b"hvc1": 78}  # bytes before the first one
     inside |= dict.fromkeys((b"iprp", b"ipco", b"jp2h", b"moov", b"trak", b"mdia"), 0)
     inside |= dict.fromkeys((b"minf", b"stbl"), 0)
-    place = 0
+    position = 0
     for _ in _counted(_MOST_PARTS, "boxes"):
-        file.seek(place)
+        file.seek(position)
         head = file.read(16)
         if len(head) < 8:
             return
         length, kind = struct.unpack_from(">I4s", head)
-        start = place + (16 if length == 1 else 8)
+        start = position + (16 if length == 1 else 8)
         if length == 1:
             (length,) = struct.unpack_from(">Q", head, 8)
         if kind in inside:
-            place = start + inside[kind]
+            position = start + inside[kind]
             continue
         file.seek(start)
         yield kind, start
-        if length == 0 or place + length >= 1 << 63:  # to the end
+        if length == 0 or position + length >= 1 << 63:  # to the end
             return
-        place = max(start, place + length)
+        position = max(start, position + length)
 
 
 def _jpeg2000(file):
     file.seek(0)
-    stream, alpha, colours = 0, 0, 3
+    stream, alpha, colors = 0, 0, 3
     if file.read(4) == b"\0\0\0\x0c":
         for kind, start in _boxes(file):
             if kind == b"colr" and file.read(7)[::3] == b"\x01\0\x0c":
-                colours = 4  # CMYK
+                colors = 4  # CMYK
             elif kind == b"cdef":
                 (count,) = struct.unpack(">H", file.read(2))
                 kinds = struct.iter_unpack(">HHH", file.read(6 * count))
@@ -332,7 +336,7 @@ def _jpeg2000(file):
     bits = max((byte & 127) + 1 for byte in file.read(3 * bands)[::3])
     if bits > 8:
         raise _too_deep(bits)
-    _check_bands(bands, colours if bands >= 3 else 1, alpha)
+    _check_bands(bands, colors if bands >= 3 else 1, alpha)
     return Facts(lossy=True)
 
 
@@ -360,12 +364,12 @@ def _gif_frames(file):
             next(steps)
             file.seek(length, 1)
 
-    def skip_colours(flags):
+    def skip_colors(flags):
         if flags & 128:
             file.seek(6 << (flags & 7), 1)
 
     file.seek(10)
-    skip_colours(file.read(3)[0])
+    skip_colors(file.read(3)[0])
     for _ in steps:
         byte = file.read(1)
         if byte in (b"", b";"):
@@ -375,6 +379,6 @@ def _gif_frames(file):
             skip_blocks()
         elif byte == b",":
             yield
-            skip_colours(file.read(9)[8])
+            skip_colors(file.read(9)[8])
             file.seek(1, 1)
             skip_blocks()

@@ -13,7 +13,9 @@ class Info:
         classes: dict from the name of a class to its (red, green, blue), in order of the class ids.
         counts: dict from a split to its official number of images; empty if there is none.
         files: the files that are looked for, a form a string.
-        licence: the terms in a few words. citation: of the paper. url: where to get it.
+        license: the terms in a few words.
+        citation: of the paper.
+        url: where to get it.
     """
 
     name: str
@@ -21,22 +23,27 @@ class Info:
     classes: dict
     counts: dict
     files: tuple
-    licence: str
+    license: str
     citation: str
     url: str
 
     def __repr__(self):
         return f"<Info of {self.name!r}: {self.title}, {len(self.classes)} classes>"
 
+    @property
+    def way_out(self):
+        """Sentence that ends an error of files that are not as they were published."""
+        return f"Get {self.title} from {self.url}."
+
     def not_found(self, root):
         """The error of a folder that does not hold the set."""
         forms = "; or ".join(self.files)
         return FileNotFoundError(
-            f"{root} holds no {self.title}. Looked for: {forms}. Get it from {self.url}."
+            f"{root} holds no {self.title}. Looked for: {forms}. {self.way_out}"
         )
 
 
-def colour(index):
+def color(index):
     """The (red, green, blue) that PASCAL VOC gives an id, distinct for 0..255: the bits of the id
     go to the highest bits of red, green and blue in turn. 0 is black."""
     channels = [0, 0, 0]
@@ -45,6 +52,6 @@ def colour(index):
     return tuple(channels)
 
 
-def colours(names, start=1):
-    """Dict from the name of a class to its VOC colour; the first class has that of `start`."""
-    return {name: colour(index) for index, name in enumerate(names, start=start)}
+def colors(names, start=1):
+    """Dict from the name of a class to its VOC color; the first class has that of `start`."""
+    return {name: color(index) for index, name in enumerate(names, start=start)}

@@ -6,13 +6,13 @@ import unicodedata
 import warnings
 from pathlib import Path
 
+from keras_sanet.datasets.dataset import Sample
 from keras_sanet.datasets.files import (
     HEIC,
     HEIC_SUFFIXES,
     MAKE_FRAMES,
     MASK_SUFFIXES,
     VIDEO_SUFFIXES,
-    Sample,
     by_number,
     image_suffixes,
 )
@@ -20,12 +20,12 @@ from keras_sanet.datasets.files import (
 UNUSED = "masks without an image"
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini")
 # What tools add to a name to say which kind of file it is, as in x_mask, mask_x and x_gt_labelIds.
-_OF_MASKS = (
+_MASK_WORDS = (
     "mask|masks|label|labels|labelids|labeltrainids|trainids|ids|gt|gtfine|gtcoarse|groundtruth|"
     "seg|segm|segmentation|semantic|semseg|annotation|annotations|anno"
 )
-_OF_IMAGES = "image|images|img|leftimg8bit|rgb|sat|photo"
-_WORDS = f"{_OF_MASKS}|{_OF_IMAGES}"
+_IMAGE_WORDS = "image|images|img|leftimg8bit|rgb|sat|photo"
+_WORDS = f"{_MASK_WORDS}|{_IMAGE_WORDS}"
 _AT_END = re.compile(rf"(?<=.)[-_. ]({_WORDS}|l)$")
 _AT_START = re.compile(rf"^({_WORDS})([-_. ]|(?=[0-9]))(?=.)")
 
@@ -35,10 +35,15 @@ class LeftOutWarning(UserWarning):
 
 
 def find_images(folder, left_out=None):
-    """Image files of a folder, sorted by name, 2 before 10; an error where there are none.
+    """Lists the image files of a folder, sorted by name, 2 before 10.
 
-    Args: folder; left_out, a dict from a reason to paths, which gets all but hidden files; if None,
-        a warning says them.
+    Args:
+        folder: the folder.
+        left_out: dict from a reason to paths, which gets the other files but hidden ones; if None,
+            a warning names them.
+
+    Raises:
+        FileNotFoundError: where there are none.
     """
     others = {}
     found = _list(folder, image_suffixes(), others)
@@ -122,28 +127,35 @@ def warn(source, left_out):
 
 
 def pair(images, masks, left_out):
-    """Samples of the images of a folder and their masks in another.
+    """Pairs the images of a folder with their masks in another.
 
     The mask of x.jpg is x.png, or another lossless file of the same name. Where there is none it is
     what differs in capitals or in what tools add to a name: x_mask.png, mask_x.png, x.jpg.png,
     x_gtFine_labelIds.png and the like.
 
-    Args: images, masks, the folders; left_out, a dict from a reason to paths, which gets the files
-        that are in no sample.
-    Raises: FileNotFoundError for an image without a mask; ValueError where several masks would do,
-        or one for several images.
+    Args:
+        images: the folder of the images.
+        masks: the folder of the masks.
+        left_out: dict from a reason to paths, which gets the files that are in no sample.
+
+    Returns:
+        List of `Sample`.
+
+    Raises:
+        FileNotFoundError: for an image without a mask.
+        ValueError: where several masks would do, or one for several images.
     """
-    of_images = find_images(images, left_out)
+    image_files = find_images(images, left_out)
     unread = {}
-    of_masks = _list(masks, MASK_SUFFIXES, unread)
-    found = _match(of_images, of_masks)
-    missing = [image for image in of_images if image not in found]
+    mask_files = _list(masks, MASK_SUFFIXES, unread)
+    found = _match(image_files, mask_files)
+    missing = [image for image in image_files if image not in found]
     if missing:
-        raise FileNotFoundError(_not_found(missing, len(of_images), images, masks, unread))
+        raise FileNotFoundError(_not_found(missing, len(image_files), images, masks, unread))
     _add(unread, left_out)
     used = set(found.values())
-    _add({UNUSED: [mask for mask in of_masks if mask not in used]}, left_out)
-    return [Sample(image, found[image]) for image in of_images]
+    _add({UNUSED: [mask for mask in mask_files if mask not in used]}, left_out)
+    return [Sample(image, found[image]) for image in image_files]
 
 
 def _match(images, masks):
@@ -164,12 +176,12 @@ def _match(images, masks):
                 )
             if free:
                 chosen.setdefault(free[0], []).append(image)
-        for mask, of_mask in chosen.items():
-            if len(of_mask) > 1:
-                raise ValueError(_shared(of_mask, mask))
-            found[of_mask[0]], taken[mask] = mask, of_mask[0]
+        for mask, claimants in chosen.items():
+            if len(claimants) > 1:
+                raise ValueError(_shared(claimants, mask))
+            found[claimants[0]], taken[mask] = mask, claimants[0]
             if not exact:
-                loosely.add(of_mask[0])
+                loosely.add(claimants[0])
         if len(found) == len(images) and not loosely:
             break
     missing = [image for image in images if image not in found]
@@ -195,7 +207,7 @@ def _rounds(images, masks):
             by_form.setdefault((form, words), []).append(mask)
     forms = {image: _forms(image.stem, image.name) for image in images}
     most = max((words for _, words in by_form), default=0)
-    most += max(max(of_image.values()) for of_image in forms.values())
+    most += max(max(words.values()) for words in forms.values())
     for words in range(most + 1):
 
         def fitting(image, words=words):

@@ -3,13 +3,12 @@
 The official file, `nyu_depth_v2_labeled.mat`, is read a frame at a time. The usual export is read
 too: `RGB/<n>.jpg` (or .png) with `Label/<n>.png`, where 0 is void and 1..40 are the classes.
 
-A frame is 640 x 480 pixels. Its edge is white, some 6 pixels wide, and labelled 0, void, so it is
+A frame is 640 x 480 pixels. Its edge is white, some 6 pixels wide, and labeled 0, void, so it is
 neither learnt nor measured. `crop_border=True` cuts image and mask to the region that the authors'
 toolbox measures, where the depth is known: rows 45..471 and columns 41..601, counted from 1, which
 is 561 x 427.
 """
 
-import collections
 import dataclasses
 import string
 from pathlib import Path
@@ -17,12 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from keras_sanet.datasets.dataset import Dataset, Sample
 from keras_sanet.datasets.files import (
     VOID,
-    Dataset,
     FileError,
     Frame,
-    Sample,
     header,
     opened,
     read_text,
@@ -30,7 +28,7 @@ from keras_sanet.datasets.files import (
     upright,
 )
 from keras_sanet.datasets.hdf5 import check_array, hdf5_handle, open_hdf5
-from keras_sanet.datasets.info import Info, colours
+from keras_sanet.datasets.info import Info, colors
 from keras_sanet.datasets.listing import pair
 
 # The 40 classes of Gupta et al. (2013), as spelt in their table (classMapping40.mat).
@@ -44,14 +42,14 @@ NAMES = (
 INFO = Info(
     name="nyuv2",
     title="NYU Depth v2",
-    classes=colours(NAMES),
+    classes=colors(NAMES),
     counts={"train": 795, "test": 654},
     files=(
         "nyu_depth_v2_labeled.mat",
         "RGB with Label (0.jpg and 0.png, ...), and train.txt and test.txt or all 1449 frames",
         "images with labels, alike",
     ),
-    licence="none is stated by the authors; for research",
+    license="none is stated by the authors; for research",
     citation='Silberman, Hoiem, Kohli, Fergus, "Indoor segmentation and support inference from '
     'RGBD images", 2012',
     url="https://cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html",
@@ -62,10 +60,10 @@ _NAMES_13 = (
     "bed", "books", "ceiling", "chair", "floor", "furniture", "objects", "picture", "sofa", "table",
     "tv", "wall", "window",
 )  # fmt: skip
-_13_OF_40 = "c56149acd686da6d67757326b777777677777767"
+_40_TO_13 = "c56149acd686da6d67757326b777777677777767"
 # The class, 1..40, of each raw id 1..894 of the .mat file (classMapping40.mat): a digit is 1..9, a
 # small letter 10..35, and A..E are 36..40.
-_40_OF_RAW = (
+_RAW_TO_40 = (
     "EE3m5EcCEE2DEEqEoE7E1EEyCtE8EEEECEEeECEEEfDEuEEDEDCECEBECC9EECEbCEEEEEEEEEEEEECdEE6EnEDagEEEEC"
     "EEEEEEEEECEDEEEEDCEEEEEEiEEjsxEEEEEEEEECrAEEEElEkzEEEEEEEECEEE4wEEDEDEEEEEhEEpEDEEEEEEEEDEEEEE"
     "EEEEEEEEEEEEEEEDEEEEEEEEEDCCEEDEDECDCEEEEEEEEEEDECEECCEEEEEEEEEEEEECEEEEEDEEEEEEEEEEEEEEEDEEEE"
@@ -100,7 +98,8 @@ class _MatFrame(Frame):
     """One of `images` or `labels` of the .mat file.
 
     Attributes:
-        array: name of the array. index: of the frame, from 0.
+        array: name of the array.
+        index: of the frame, from 0.
     """
 
     array: str
@@ -142,7 +141,7 @@ class _Inside(Frame):
             )
 
 
-def load(root, num_classes=40, crop_border=False):
+def load(root, *, num_classes=40, crop_border=False):
     """Reads `nyu_depth_v2_labeled.mat`, or else an export.
 
     An export is split by its lists `train.txt` and `test.txt`, where it has one or both: a picture
@@ -155,30 +154,33 @@ def load(root, num_classes=40, crop_border=False):
         root: folder of the .mat file or of the export, or the .mat file itself.
         num_classes: 40, or 13 which group them.
         crop_border: whether image and mask are cut to the 561 x 427 region inside of the border.
+
+    Returns:
+        `Dataset`.
     """
     if num_classes not in (13, 40):
         raise ValueError(f"`num_classes` of NYU Depth v2 must be 40 or 13, got {num_classes!r}.")
     root = Path(root)
     mat = root if root.is_file() else root / "nyu_depth_v2_labeled.mat"
-    of_40 = range(40) if num_classes == 40 else [int(digit, 16) - 1 for digit in _13_OF_40]
-    ids = {0: VOID, **dict(enumerate(of_40, start=1))}
+    class_ids = range(40) if num_classes == 40 else [int(digit, 16) - 1 for digit in _40_TO_13]
+    ids = {0: VOID, **dict(enumerate(class_ids, start=1))}
     left_out = {}
     if mat.is_file():
         splits = _read_mat(mat)
         digits = string.digits + string.ascii_letters
         ids = {0: VOID} | {
-            raw: ids[digits.index(digit)] for raw, digit in enumerate(_40_OF_RAW, start=1)
+            raw: ids[digits.index(digit)] for raw, digit in enumerate(_RAW_TO_40, start=1)
         }
     else:
         splits = _read_export(root, left_out)
     name, classes = INFO.name, INFO.classes
     if num_classes == 13:
-        name, classes = f"{name}, 13 classes", colours(_NAMES_13)
+        name, classes = f"{name}, 13 classes", colors(_NAMES_13)
     if crop_border:
         name = f"{name}, border cropped"
         splits = {split: [_crop(sample) for sample in splits[split]] for split in splits}
     info = dataclasses.replace(INFO, name=name, classes=classes)
-    return Dataset.of(info, splits, ids, left_out)
+    return Dataset.from_info(info, splits, ids, left_out=left_out)
 
 
 def _read_mat(path):
@@ -193,46 +195,38 @@ def _read_mat(path):
 
 
 def _read_export(root, left_out):
-    forms = [form for form in _FOLDERS if (root / form[1]).is_dir()]
-    if not forms:
+    form = next((form for form in _FOLDERS if (root / form[1]).is_dir()), None)
+    if form is None:
         raise INFO.not_found(root)
-    images, masks = (root / folder for folder in forms[0])
-    samples = pair(images, masks, left_out)
+    images = root / form[0]
+    samples = pair(images, root / form[1], left_out)
     lists = {split: root / f"{split}.txt" for split in INFO.counts}
     lists = {split: path for split, path in lists.items() if path.is_file()}
-    if lists:
-        splits = _listed_splits(lists, samples)
-        listed = {sample.image for of_split in splits.values() for sample in of_split}
-        unlisted = [sample.image for sample in samples if sample.image not in listed]
-        if unlisted:
-            left_out[f"images that no list names ({', '.join(p.name for p in lists.values())})"] = (
-                unlisted
-            )
-        return splits
-    return _official_splits(_numbered(images, samples))
-
-
-def _listed_splits(lists, samples):
-    known = _by_key(samples, lambda sample: sample.image.stem)
-    splits, seen = {}, {}
-    for split, path in lists.items():
-        splits[split] = []
-        for line in read_text(path).splitlines():
-            if not line.strip():
-                continue
-            stem = Path(line.split()[0]).stem
-            if stem not in known:
-                raise FileNotFoundError(
-                    f"{path} lists {line.split()[0]!r}, and no image in "
-                    f"{samples[0].image.parent} is named so."
-                )
-            if stem in seen:
-                raise ValueError(
-                    f"{path} lists {line.split()[0]!r}, which was listed before, in {seen[stem]}."
-                )
-            seen[stem] = path
-            splits[split].append(known[stem])
+    if not lists:
+        return _official_splits(_numbered(images, samples))
+    known, listed = _by_key(samples, lambda sample: sample.image.stem), {}
+    splits = {
+        split: [known[stem] for stem in _read_list(path, known, listed)]
+        for split, path in lists.items()
+    }
+    if unlisted := [known[stem].image for stem in known if stem not in listed]:
+        names = ", ".join(path.name for path in lists.values())
+        left_out[f"images that no list names ({names})"] = unlisted
     return splits
+
+
+def _read_list(path, known, listed):
+    """The stems of the pictures that a file lists, which it adds to `listed` with its path."""
+    for line in filter(str.strip, read_text(path).splitlines()):
+        name = line.split()[0]
+        stem = Path(name).stem
+        if stem not in known:
+            folder = next(iter(known.values())).image.parent
+            raise FileNotFoundError(f"{path} lists {name!r}, and no image in {folder} is named so.")
+        if stem in listed:
+            raise ValueError(f"{path} lists {name!r}, which was listed before, in {listed[stem]}.")
+        listed[stem] = path
+        yield stem
 
 
 def _numbered(folder, samples):
@@ -245,20 +239,21 @@ def _numbered(folder, samples):
     if strange:
         raise ValueError(f"{rule}: {folder} holds {strange[0]}. Add the lists.")
     numbers = _by_key(samples, lambda sample: int(sample.image.stem))
-    first = 0 if 0 in numbers else 1
     if (0 in numbers) == (_FRAMES in numbers) or max(numbers) > _FRAMES:
         raise ValueError(
             f"{rule}: {folder} holds {len(numbers)} frames, {min(numbers)} to {max(numbers)}. Add "
             "the lists."
         )
+    first = 0 if 0 in numbers else 1
     return {number - first: numbers[number] for number in sorted(numbers)}
 
 
 def _official_splits(samples):
-    splits = collections.defaultdict(list)
-    for index, sample in samples.items():
-        splits["train" if _TRAIN >> index & 1 else "test"].append(sample)
-    return {split: splits[split] for split in INFO.counts if split in splits}
+    splits = {
+        split: [sample for i, sample in samples.items() if (_TRAIN >> i & 1) == (split == "train")]
+        for split in INFO.counts
+    }
+    return {split: found for split, found in splits.items() if found}
 
 
 def _by_key(samples, key):

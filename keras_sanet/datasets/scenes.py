@@ -1,7 +1,7 @@
 """Procedural street scenes for semantic segmentation, drawn with NumPy and Pillow alone.
 
 Each scene is a pinhole view down a random street. Its objects are painted far to near on an image
-and a label mask at once. Colours overlap between classes, and light, shade, texture, blur and
+and a label mask at once. Colors overlap between classes, and light, shade, texture, blur and
 noise vary, so a network has to learn shape and context. Nothing is downloaded.
 
 `draw` makes one scene; `load` writes the set to files once, and reads it like any other.
@@ -12,14 +12,14 @@ import functools
 import itertools
 import math
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from keras_sanet.datasets.files import VOID, Dataset
+from keras_sanet import _files
+from keras_sanet.datasets.dataset import Dataset, identity
+from keras_sanet.datasets.files import VOID
 from keras_sanet.datasets.listing import pair
 
 _CLASSES = {
@@ -35,10 +35,10 @@ _CLASSES = {
 CLASS_NAMES, PALETTE = tuple(_CLASSES), tuple(_CLASSES.values())
 SKY, BUILDING, TREE, ROAD, PAVEMENT, CAR, POLE, SIGN = range(len(_CLASSES))
 
-# The world is in metres: x to the right, y up from the ground, z ahead of the camera at x = 0.
+# The world is in meters: x to the right, y up from the ground, z ahead of the camera at x = 0.
 FOCAL = 0.9  # focal length, in image heights
 NEAR, FAR = 1.5, 1000.0  # depths between which the ground is drawn
-FOG = 130.0  # depth at which 63 % of a colour has faded into the horizon
+FOG = 130.0  # depth at which 63 % of a color has faded into the horizon
 IN_VIEW = 1.6  # z / |x| from which a point is in view at 4:3
 
 SKIES = (  # (zenith, horizon): clear, pale, overcast, hazy, dusk
@@ -56,7 +56,7 @@ RUBBER, SHADOW = (28, 28, 30), (10, 10, 25, 110)  # the shadow with its opacity
 ROUGHNESS = np.full(256, 0.04, "float32")  # strength of the fine texture, by mask value
 ROUGHNESS[[SKY, TREE]] = 0.0, 0.16
 
-# Side view of a car from end to end: (metres along, share of the height).
+# Side view of a car from end to end: (meters along, share of the height).
 PROFILE = (0, 0.17), (0, 0.6), (0.4, 0.64), (1, 1), (2.5, 1), (3.2, 0.64), (4.1, 0.54), (4.1, 0.17)
 
 
@@ -72,20 +72,20 @@ class _Scene:
         self._paint, self._label = ImageDraw.Draw(self.image, "RGBA"), ImageDraw.Draw(self.mask)
         self.haze = (0, 0, 0)
 
-    def polygon(self, points, colour, class_id=None, light=1.0):
+    def polygon(self, points, color, class_id=None, light=1.0):
         """Fills a polygon of (x, y, z) points; without a class the mask stays as it is."""
         (u, v), f, eye = self.vanishing, self.focal, self.eye
         pixels = [(u + f * x / z, v + f * (eye - y) / z) for x, y, z in points]
         clear = math.exp(-points[0][2] / FOG)
-        faded = (int(h + clear * (light * c - h)) for c, h in zip(colour, self.haze))
-        self._paint.polygon(pixels, fill=(*(max(0, min(255, c)) for c in faded), *colour[3:]))
+        faded = (int(h + clear * (light * c - h)) for c, h in zip(color, self.haze))
+        self._paint.polygon(pixels, fill=(*(max(0, min(255, c)) for c in faded), *color[3:]))
         if class_id is not None:
             self._label.polygon(pixels, fill=class_id)
 
-    def pick(self, colours):
-        """A random one of some colours, varied a little."""
+    def pick(self, colors):
+        """A random one of some colors, varied a little."""
         light, *tint = self.rng.normal(0, 14, 4).tolist()
-        return [c + light + t for c, t in zip(colours[self.rng.integers(len(colours))], tint)]
+        return [c + light + t for c, t in zip(colors[self.rng.integers(len(colors))], tint)]
 
 
 SPLITS = {"train": 400, "val": 60}  # number of scenes, at the size of `draw`'s default
@@ -93,7 +93,14 @@ _VERSION = 1  # of what `draw` draws
 
 
 def load(root=None):
-    """Draws the set into `root` (Keras's cache if None) unless it is there, and reads it."""
+    """Draws the set unless it is there, and reads it.
+
+    Args:
+        root: its folder; one in Keras's cache if None.
+
+    Returns:
+        `Dataset`.
+    """
     if root is None:
         root = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "datasets"
         root = root / f"keras_sanet_scenes_v{_VERSION}"
@@ -105,48 +112,38 @@ def load(root=None):
     splits = {
         split: pair(root / split / "images", root / split / "masks", left_out) for split in SPLITS
     }
-    ids = {**{i: i for i in range(len(CLASS_NAMES))}, VOID: VOID}
     names, palette = list(CLASS_NAMES), list(PALETTE)
+    ids = identity(len(names))
     return Dataset("scenes", names, palette, splits, ids, left_out=left_out)
 
 
-def write(root, seed=0, size=(144, 192), splits=None):
+def write(root, *, seed=0, size=(144, 192), splits=None):
     """Writes scenes as PNG files to a new folder: `<split>/images`, `<split>/masks`.
 
     Args:
         root: the folder, which must not exist; it appears when all is written.
-        seed: seed of the set. size: (height, width) in pixels.
+        seed: seed of the set.
+        size: (height, width) in pixels.
         splits: dict from split to its number of scenes; `SPLITS` if None.
+
+    Raises:
+        FileExistsError: where the folder is there.
     """
-    root = Path(root)
+    root, exists = Path(root), f"{root} exists; scenes are written to a new folder only."
     if root.exists():
-        raise _exists(root)
+        raise FileExistsError(exists)
     root.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=root.parent, prefix=f".{root.name}-"))
-    try:
+    with _files.replacing(root) as new:
         indexes = itertools.count()
         for split, count in (splits or SPLITS).items():
             for kind in ("images", "masks"):
-                (unfinished / split / kind).mkdir(parents=True)
+                (new / split / kind).mkdir(parents=True)
             for index in itertools.islice(indexes, count):
-                arrays = draw(seed, index, size)
-                for kind, array in zip(("images", "masks"), arrays):
-                    path = unfinished / split / kind / f"{index:05}.png"
+                for kind, array in zip(("images", "masks"), draw(seed, index, size)):
+                    path = new / split / kind / f"{index:05}.png"
                     Image.fromarray(array).save(path, compress_level=1)
-        unfinished.chmod(0o755)
-        try:
-            unfinished.rename(root)
-        except OSError as error:
-            if root.exists():
-                raise _exists(root) from error
-            raise
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
-
-
-def _exists(root):
-    return FileExistsError(f"{root} exists; scenes are written to a new folder only.")
+        if root.exists():  # another process was quicker
+            raise FileExistsError(exists)
 
 
 def draw(seed, index, size=(144, 192)):
@@ -229,17 +226,17 @@ def _sky(scene):
 
 def _street(scene, kerbs, centre):
     """Pavement everywhere, the road on it with its marks, and the shade of one row of houses."""
-    rng, grey = scene.rng, scene.rng.uniform(70, 125)
-    stone = scene.pick(((grey + 30,) * 3, (grey + 50, grey + 25, grey + 10)))
+    rng, gray = scene.rng, scene.rng.uniform(70, 125)
+    stone = scene.pick(((gray + 30,) * 3, (gray + 50, gray + 25, gray + 10)))
     scene.polygon([(-30, 0, NEAR), (30, 0, NEAR), (1500, 0, FAR), (-1500, 0, FAR)], stone, PAVEMENT)
     kerb = _panel(kerbs[0] - 0.2, kerbs[1] + 0.2, 0, 0, NEAR, FAR)
     scene.polygon(kerb, stone, PAVEMENT, 1.2)
-    scene.polygon(_panel(*kerbs, 0, 0, NEAR, FAR), (grey,) * 3, ROAD)
+    scene.polygon(_panel(*kerbs, 0, 0, NEAR, FAR), (gray,) * 3, ROAD)
     marks = [(centre, 0.15, z) for z in range(rng.integers(2, 6), 80, 6)]
     if rng.random() < 0.35:  # a zebra crossing
         z = rng.uniform(6, 16)
         marks += [(x, 0.55, z) for x in np.arange(kerbs[0] + 0.4, kerbs[1] - 0.5, 1.1).tolist()]
-    paint = (grey * rng.uniform(1.3, 2),) * 3
+    paint = (gray * rng.uniform(1.3, 2),) * 3
     for x, width, z in marks:
         scene.polygon(_panel(x, x + width, 0, 0, z, z + 3), paint, ROAD)
     if rng.random() < 0.5:
@@ -353,7 +350,7 @@ def _pole(scene, x, z):
 
 
 def _post(scene, x, z, height, half):
-    """An upright of the class pole, darker on one side; returns its colour."""
+    """An upright of the class pole, darker on one side; returns its color."""
     metal = scene.pick(METALS)
     scene.polygon(_panel(x - half, x + half, 0, height, z, z), metal, POLE)
     scene.polygon(_panel(x, x + half, 0, height, z, z), metal, POLE, 0.75)
@@ -361,7 +358,7 @@ def _post(scene, x, z, height, half):
 
 
 def _sign(scene, x, z):
-    """A triangle, rectangle or disc on a short post, with a field of a second colour."""
+    """A triangle, rectangle or disc on a short post, with a field of a second color."""
     rng, height = scene.rng, scene.rng.uniform(2.2, 3.0)
     _post(scene, x, z, height, rng.uniform(0.07, 0.11))
     corners, tall = ((3, 1.0), (4, rng.uniform(0.7, 1.2)), (16, 1.0))[rng.integers(3)]
@@ -372,13 +369,13 @@ def _sign(scene, x, z):
 
 def _bin(scene, x, z):
     """A rubbish container, which no class names."""
-    colour, height = scene.pick(GREENS + PAINTS), scene.rng.uniform(1.0, 1.3)
-    scene.polygon(_panel(x - 0.55, x + 0.55, 0, height, z, z), colour, VOID)
-    scene.polygon(_panel(x - 0.55, x + 0.55, height - 0.2, height, z, z), colour, VOID, 0.7)
+    color, height = scene.pick(GREENS + PAINTS), scene.rng.uniform(1.0, 1.3)
+    scene.polygon(_panel(x - 0.55, x + 0.55, 0, height, z, z), color, VOID)
+    scene.polygon(_panel(x - 0.55, x + 0.55, height - 0.2, height, z, z), color, VOID, 0.7)
 
 
 def _photograph(rng, image, mask):
-    """Blur, texture, uneven light, contrast, colour cast and sensor noise."""
+    """Blur, texture, uneven light, contrast, color cast and sensor noise."""
     blur = ImageFilter.GaussianBlur(mask.shape[0] / 144 * rng.uniform(0.3, 0.7))
     light = 1 + ROUGHNESS[mask] * _noise(rng, mask.shape, 64) + 0.06 * _noise(rng, mask.shape, 4)
     tint = np.float32(rng.normal(1, 0.06, 3) * rng.uniform(0.7, 1.15))

@@ -12,16 +12,17 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from keras_sanet.datasets.files import VOID, Dataset, Frame, Sample, image_suffixes, open_file
+from keras_sanet.datasets.dataset import Dataset, Sample
+from keras_sanet.datasets.files import VOID, Frame, image_suffixes, open_file
 from keras_sanet.datasets.hdf5 import check_array, hdf5_handle, open_hdf5
-from keras_sanet.datasets.info import Info, colours
+from keras_sanet.datasets.info import Info, colors
 from keras_sanet.datasets.listing import find_images
 from keras_sanet.datasets.nyuv2 import NAMES
 
 INFO = Info(
     name="sunrgbd",
     title="SUN RGB-D",
-    classes=colours(NAMES[:37]),
+    classes=colors(NAMES[:37]),
     counts={"train": 5285, "test": 5050},
     files=(
         "SUNRGBD with SUNRGBDtoolbox",
@@ -29,7 +30,7 @@ INFO = Info(
         "image/img-000001.jpg with label37/00000001.png, numbered 1..5050 for testing and "
         "5051..10335 for training (label37 may be named semseg-label37)",
     ),
-    licence="none is stated by the authors; for research",
+    license="none is stated by the authors; for research",
     citation='Song, Lichtenberg, Xiao, "SUN RGB-D: a RGB-D scene understanding benchmark suite", '
     "2015",
     url="https://rgbd.cs.princeton.edu/",
@@ -40,6 +41,10 @@ _SEGMENTATION = "SUNRGBDtoolbox/Metadata/SUNRGBD2Dseg.mat"
 _SPLIT = "SUNRGBDtoolbox/traintestSUNRGBD/allsplit.mat"
 _MAPS = "SUNRGBD2Dseg/seglabel"  # of _SEGMENTATION: a reference a sample
 _CONTENTS = ["files"], ["test"], ["train"], ["test", "train"]  # of the two folders of an export
+_HINT = (  # the first id can't be seen from the names of the files
+    "Files with 0 = void, 1..37 are loaded with `first_id=1`, files with 0..36, 255 = void with "
+    "`first_id=0`."
+)
 _AUTHORS = "/n/fs/sun3d/data"  # where the paths in the .mat files start
 
 
@@ -77,23 +82,7 @@ class _Map(Frame):
         return array
 
 
-@dataclasses.dataclass(repr=False)
-class _Export(Dataset):
-    """Label files whose first id can't be seen from their names."""
-
-    def open(self, sample):
-        try:
-            return super().open(sample)
-        except ValueError as error:
-            if "label ids" not in str(error):
-                raise
-            raise ValueError(
-                f"{error} Files with 0 = void, 1..37 are loaded with `first_id=1`, files with "
-                "0..36, 255 = void with `first_id=0`."
-            ) from None
-
-
-def load(root, first_id=1):
+def load(root, *, first_id=1):
     """Reads the official tree, `SUNRGBD` with `SUNRGBDtoolbox`, or else an export.
 
     An export has its images in `image` and its masks in `label37` or `semseg-label37`, matched by
@@ -104,6 +93,9 @@ def load(root, first_id=1):
         root: the folder.
         first_id: the id of the first class, wall, in the files of an export. 1: the ids are 1..37,
             and 0 is void. 0: the ids are 0..36, and 255 is void.
+
+    Returns:
+        `Dataset`.
     """
     if first_id not in (0, 1):
         raise ValueError(f"`first_id` of SUN RGB-D must be 0 or 1, got {first_id!r}.")
@@ -116,9 +108,10 @@ def load(root, first_id=1):
                 f"{root} is the official tree of SUN RGB-D, whose first class has the id 1: leave "
                 "out `first_id=0`, which is for exports."
             )
-        return Dataset.of(INFO, _read_official(root), ids)
+        return Dataset.from_info(INFO, _read_official(root), ids)
     left_out = {}
-    return _Export.of(INFO, _read_export(root, left_out), ids, left_out)
+    splits = _read_export(root, left_out)
+    return Dataset.from_info(INFO, splits, ids, left_out=left_out, hint=_HINT)
 
 
 # The official tree
@@ -131,7 +124,7 @@ def _read_official(root):
     if missing:
         raise FileNotFoundError(
             f"{root} has no {', '.join(missing)}. The official tree is SUNRGBD.zip and "
-            f"SUNRGBDtoolbox.zip, unpacked side by side. Get them from {INFO.url}."
+            f"SUNRGBDtoolbox.zip, unpacked side by side. {INFO.way_out}"
         )
     split_of = {}
     for split in INFO.counts:
@@ -145,7 +138,7 @@ def _read_official(root):
     if count != len(images):
         raise ValueError(
             f"{root / _SEGMENTATION} has {count} label maps for the {len(images)} images of "
-            f"{root / _META}. Get both from {INFO.url}."
+            f"{root / _META}. {INFO.way_out}"
         )
     splits = {split: [] for split in INFO.counts}
     for index, path in enumerate(images):
@@ -156,8 +149,13 @@ def _read_official(root):
                 f"of {root / _SPLIT}."
             )
         stem = "_".join(folder.parts[1:])  # without SUNRGBD
-        image = _only_image(root / folder / "image")
-        sample = Sample(_Image(image, stem), _Map(root / _SEGMENTATION, stem, index))
+        found = sorted((root / folder / "image").glob("*.jpg"))
+        if len(found) != 1:
+            raise FileNotFoundError(
+                f"{root / folder / 'image'} must hold one .jpg, and holds {len(found)}. "
+                f"{INFO.way_out}"
+            )
+        sample = Sample(_Image(found[0], stem), _Map(root / _SEGMENTATION, stem, index))
         splits[split_of[folder]].append(sample)
     return splits
 
@@ -176,18 +174,18 @@ def _mat_strings(path, name, field=None):
     except NotImplementedError as error:  # SciPy's of version 7.3
         raise ValueError(
             f"{path} is a MATLAB file of version 7.3, and must be of version 5 as the original. "
-            f"Get it from {INFO.url}."
+            f"{INFO.way_out}"
         ) from error
     except Exception as error:  # SciPy's errors of broken files are of many kinds
         raise ValueError(
-            f"{path} can't be read as a MATLAB file of version 5: {error}. Get it from {INFO.url}."
+            f"{path} can't be read as a MATLAB file of version 5: {error}. {INFO.way_out}"
         ) from error
     array = found.get(name)
     if field and array is not None:
         array = array[field] if field in (array.dtype.names or ()) else None
     if array is None:
         what = f"{name}.{field}" if field else name
-        raise ValueError(f"{path} has no {what!r}. Get it from {INFO.url}.")
+        raise ValueError(f"{path} has no {what!r}. {INFO.way_out}")
     return [str(text) for text in np.atleast_1d(array)]
 
 
@@ -197,16 +195,6 @@ def _relative(path, source):
         return PurePosixPath(re.sub("/+", "/", path.strip())).relative_to(_AUTHORS)
     except ValueError:
         raise ValueError(f"{source}: the path {path!r} does not start with {_AUTHORS}.") from None
-
-
-def _only_image(folder):
-    found = sorted(folder.glob("*.jpg"))
-    if len(found) != 1:
-        raise FileNotFoundError(
-            f"{folder} must hold one .jpg, and holds {len(found)}. Get {INFO.title} from "
-            f"{INFO.url}."
-        )
-    return found[0]
 
 
 # Exports
@@ -230,16 +218,14 @@ def _read_export(root, left_out):
         splits = {split: _matched(images / split, masks / split, left_out) for split in content}
         return {split: list(splits[split].values()) for split in INFO.counts if split in splits}
     samples = _matched(images, masks, left_out)
-    last_test, last = INFO.counts["test"], sum(INFO.counts.values())
-    if min(samples) < 1 or max(samples) > last:
+    if min(samples) < 1 or max(samples) > sum(INFO.counts.values()):
         raise ValueError(
-            f"{images} must be numbered within 1..{last}, the testing images first, and has "
-            f"{min(samples)} to {max(samples)}."
+            f"{images} must be numbered within 1..{sum(INFO.counts.values())}, the testing images "
+            f"first, and has {min(samples)} to {max(samples)}."
         )
-    splits = {
-        "train": [sample for number, sample in samples.items() if number > last_test],
-        "test": [sample for number, sample in samples.items() if number <= last_test],
-    }
+    splits = {split: [] for split in INFO.counts}
+    for number, sample in samples.items():
+        splits["train" if number > INFO.counts["test"] else "test"].append(sample)
     return {split: found for split, found in splits.items() if found}
 
 
@@ -253,8 +239,7 @@ def _content(folder):
 def _matched(images, masks, left_out):
     """Dict from the number, in order, to its sample."""
     pictures, labels = _by_number(images, left_out), _by_number(masks, left_out, ".png")
-    lone = sorted(pictures.keys() ^ labels.keys())
-    if lone:
+    if lone := sorted(pictures.keys() ^ labels.keys()):
         where, other = (images, masks) if lone[0] in pictures else (masks, images)
         raise FileNotFoundError(
             f"{images} and {masks} must hold the same numbers, and {len(lone)} are in one of them "

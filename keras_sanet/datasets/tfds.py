@@ -13,39 +13,28 @@ from pathlib import Path
 import numpy as np
 
 from keras_sanet.datasets import cityscapes
-from keras_sanet.datasets.files import VOID, Dataset, Frame, Sample, open_file
-from keras_sanet.datasets.info import colour
+from keras_sanet.datasets.dataset import Dataset, Sample, identity
+from keras_sanet.datasets.files import VOID, Frame, open_file
+from keras_sanet.datasets.info import color
 
-
-@dataclasses.dataclass(frozen=True)
-class _Known:
-    """The arguments of `load` for a set, and its splits whose masks are all void."""
-
-    image_key: str
-    mask_key: str
-    class_ids: dict
-    class_names: tuple
-    palette: tuple
-    without_masks: tuple = ()
-
-
+# What is known of a set: arguments of `load`.
 _KNOWN = {
-    "cityscapes": _Known(
-        "image_left",
-        "segmentation_label",
-        cityscapes.TRAIN_IDS,
-        tuple(cityscapes.INFO.classes),
-        tuple(cityscapes.INFO.classes.values()),
-        without_masks=("test",),
-    ),
-    "oxford_iiit_pet": _Known(
-        "image",
-        "segmentation_mask",
-        {1: 0, 2: 1, 3: 2},
-        ("pet", "background", "border"),
-        tuple(colour(index) for index in (1, 2, 3)),
-    ),
+    "cityscapes": {
+        "image_key": "image_left",
+        "mask_key": "segmentation_label",
+        "class_ids": cityscapes.TRAIN_IDS,
+        "class_names": list(cityscapes.INFO.classes),
+        "palette": list(cityscapes.INFO.classes.values()),
+    },
+    "oxford_iiit_pet": {
+        "image_key": "image",
+        "mask_key": "segmentation_mask",
+        "class_ids": {1: 0, 2: 1, 3: 2},
+        "class_names": ["pet", "background", "border"],
+        "palette": [color(index) for index in (1, 2, 3)],
+    },
 }
+_WITHOUT_MASKS = {("cityscapes", "test")}  # whose masks are all void
 _REFUSED = {
     "scene_parse150": "Its annotations are instances, not the 150 classes. Get "
     'ADEChallengeData2016 and read it by datasets.load("ade20k", root).',
@@ -54,6 +43,7 @@ _REFUSED = {
 
 def load(
     name,
+    *,
     data_dir=None,
     image_key=None,
     mask_key=None,
@@ -71,44 +61,52 @@ def load(
     Args:
         name: as TFDS has it, such as "oxford_iiit_pet" or "cityscapes/semantic_segmentation".
         data_dir: folder of the prepared sets; TFDS's own if None.
-        image_key, mask_key: names of the features that hold image and mask.
+        image_key: name of the feature that holds the image.
+        mask_key: name of the feature that holds the mask.
         class_ids: dict from the id in the masks to the class id, or to 255 for void; if None, ids
             are class ids, and 255 is void.
         class_names: names by class id.
-        palette: (red, green, blue) by class id; Pascal VOC's colours if None.
-        kwargs: of `tfds.builder`, such as `version`.
+        palette: (red, green, blue) by class id; Pascal VOC's colors if None.
+        **kwargs: of `tfds.builder`, such as `version`.
 
     All but `name` are known for cityscapes and oxford_iiit_pet, and may be given for others.
 
-    Returns: a `Dataset`.
+    Returns:
+        `Dataset`.
     """
     base = re.split("[/:]", name)[0]
     if base in _REFUSED:
         raise ValueError(f"The TFDS data set {name!r} is not read. {_REFUSED[base]}")
-    tfds = _import_tfds()
+    try:
+        import tensorflow  # noqa: F401, what `_Picture` needs
+        import tensorflow_datasets as tfds
+    except ImportError as error:
+        raise ImportError(
+            f"TFDS can't be imported: {error}. `pip install keras-sanet[tensorflow]` installs it."
+        ) from error
     try:
         builder = tfds.builder(name, data_dir=data_dir, **kwargs)
     except AssertionError as error:  # TFDS's of an unknown version
         raise ValueError(f"TFDS can't build {name!r}: {error}") from error
-    known = _KNOWN.get(base)
-    if known:
-        image_key, mask_key = image_key or known.image_key, mask_key or known.mask_key
-        if class_names is None and class_ids is None:
-            class_names, class_ids = known.class_names, known.class_ids
-            palette = palette or known.palette
+    known = _KNOWN.get(base, {})
+    image_key = image_key or known.get("image_key")
+    mask_key = mask_key or known.get("mask_key")
+    if known and class_names is class_ids is None:
+        class_names, class_ids = known["class_names"], known["class_ids"]
+        palette = palette or known["palette"]
     _check_key(tfds, builder, "image_key", image_key)
     _check_key(tfds, builder, "mask_key", mask_key)
     if class_names is None:
         raise ValueError(f"`class_names` of {name!r} must be given: names by class id.")
     count = len(class_names)
     if class_ids is None:
-        class_ids = {**{i: i for i in range(count)}, VOID: VOID}
+        class_ids = identity(count)
     if palette is None:
-        palette = [colour(index) for index in range(1, count + 1)]
+        palette = [color(index) for index in range(1, count + 1)]
     if len(palette) != count or not set(class_ids.values()) <= {*range(count), VOID}:
         raise ValueError(
-            f"`palette` must have a colour, and `class_ids` ids below {count} or 255, for each of "
-            f"`class_names`. Received: {count} names, {len(palette)} colours, "
+            f"`palette` must have a color, and `class_ids` ids below {count} or 255, for each of "
+            f"`class_names`. Received: {count} names, {len(palette)} colors, "
             f"class_ids={class_ids}."
         )
     try:
@@ -119,8 +117,7 @@ def load(
     for tfds_split in builder.info.splits:
         split = "val" if tfds_split == "validation" else str(tfds_split)
         records = _open_records(tfds, builder, tfds_split)
-        void = known is not None and split in known.without_masks
-        keys = (image_key,) if void else (image_key, mask_key)
+        keys = (image_key,) if (base, split) in _WITHOUT_MASKS else (image_key, mask_key)
         splits[split] = [
             Sample(*(_Picture(folder, f"{split}-{i:05}", records, i, key) for key in keys))
             for i in range(len(records))
@@ -135,7 +132,9 @@ class _Picture(Frame):
     """A picture in a record of a prepared set.
 
     Attributes:
-        records: all records of the split. index: of the one. key: the picture's feature.
+        records: all records of the split.
+        index: of the one.
+        key: the picture's feature.
     """
 
     records: object = dataclasses.field(repr=False, compare=False)
@@ -154,22 +153,22 @@ class _Picture(Frame):
 
 
 class _Tfrecords:
-    """Records of TFRecord files by index. Only their places are held."""
+    """Records of TFRecord files by index. Only their spans are held."""
 
     def __init__(self, files):
-        self._places = [place for file in files for place in _places(file)]
+        self._spans = [span for file in files for span in _spans(file)]
 
     def __len__(self):
-        return len(self._places)
+        return len(self._spans)
 
     def __getitem__(self, index):
-        file, start, length = self._places[index]
+        file, start, length = self._spans[index]
         with file.open("rb") as stream:
             stream.seek(start)
             return stream.read(length)
 
 
-def _places(file):
+def _spans(file):
     """(file, start, length) of its records. A record is its length in 8 bytes, a checksum of 4,
     the content, and a checksum of 4."""
     with file.open("rb") as stream:
@@ -216,14 +215,3 @@ def _check_key(tfds, builder, argument, key):
             f"`{argument}` must name a feature of {builder.name!r} that is an Image of integers. "
             f"Received: {argument}={key!r}. Its features: {there}."
         )
-
-
-def _import_tfds():
-    try:
-        import tensorflow  # noqa: F401, what `_Picture` needs
-        import tensorflow_datasets
-    except ImportError as error:
-        raise ImportError(
-            f"TFDS can't be imported: {error}. `pip install keras-sanet[tensorflow]` installs it."
-        ) from error
-    return tensorflow_datasets

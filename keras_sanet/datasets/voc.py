@@ -2,34 +2,39 @@
 
 from pathlib import Path
 
-from keras_sanet.datasets.files import VOID, Dataset, Sample, read_text
-from keras_sanet.datasets.info import Info, colours
+from keras_sanet.datasets.dataset import Dataset, Sample, identity
+from keras_sanet.datasets.files import read_text
+from keras_sanet.datasets.info import Info, colors
 
 _NAMES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
     "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
     "train", "tvmonitor",
 )  # fmt: skip
-
-
 INFO = Info(
     name="voc",
     title="Pascal VOC 2012",
-    classes=colours(_NAMES, start=0),
+    classes=colors(_NAMES, start=0),
     counts={"train": 1464, "val": 1449},
     files=(
         "ImageSets/Segmentation/train.txt (also val, trainval, test), JPEGImages and "
         "SegmentationClass in VOCdevkit/VOC2012, in VOC2012 or in the folder itself",
     ),
-    licence="Flickr images under Flickr's terms of use",
+    license="Flickr images under Flickr's terms of use",
     citation='Everingham et al., "The Pascal visual object classes (VOC) challenge", IJCV 2010',
     url="http://host.robots.ox.ac.uk/pascal/VOC/voc2012/",
 )
 
 
 def load(root):
-    """Reads the splits train, val, trainval and test that `ImageSets/Segmentation` lists. The test
-    split has no masks."""
+    """Reads the splits train, val, trainval and test that `ImageSets/Segmentation` lists.
+
+    Args:
+        root: the folder VOC2012, or one that holds it or VOCdevkit.
+
+    Returns:
+        `Dataset`; its test split has no masks.
+    """
     root = Path(root)
     for tree in (root, root / "VOC2012", root / "VOCdevkit/VOC2012"):
         lists = {
@@ -38,8 +43,7 @@ def load(root):
         }
         splits = {split: _read(tree, file) for split, file in lists.items() if file.is_file()}
         if splits:
-            ids = {**{i: i for i in range(len(_NAMES))}, VOID: VOID}
-            return Dataset.of(INFO, splits, ids)
+            return Dataset.from_info(INFO, splits, identity(len(_NAMES)))
     raise INFO.not_found(root)
 
 
@@ -57,7 +61,7 @@ def _read(tree, file):
         if missing:
             raise FileNotFoundError(
                 f"{len(missing)} of {len(files)} files that {file} lists are not in "
-                f"{missing[0].parent}: {', '.join(path.name for path in missing[:3])}. Get them "
-                f"from {INFO.url}."
+                f"{missing[0].parent}: {', '.join(path.name for path in missing[:3])}. "
+                f"{INFO.way_out}"
             )
     return [Sample(*paths) for paths in (zip(images, masks) if masks else zip(images))]

@@ -46,7 +46,7 @@ def deeplab_v3_plus(num_classes, backbone="resnet50", *, image_size=(512, 512)):
         from keras_hub import models as hub
     except ImportError as error:
         raise ImportError("DeepLabV3+ needs `pip install keras-hub`") from error
-    encoder = backbones.build(backbone, (*image_size, 3))
+    encoder = backbones.build(backbone, input_shape=(*image_size, 3))
     encoder.pyramid_outputs = {"P2": encoder.output["s1"], "P3": encoder.output["s4"]}
     model = hub.DeepLabV3Backbone(
         encoder,

@@ -1,5 +1,6 @@
 """Augmentation with Pillow, and the plan carried out without TensorFlow."""
 
+import dataclasses
 import math
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,12 +16,13 @@ class PillowDataset(keras.utils.PyDataset):
     """Batches for `fit` on any backend.
 
     Pass `shuffle=False` to `fit`: samples are shuffled here, and `fit` would change the order of
-    the batches.
+    the batches. (Batches are made ahead here. Keras's own workers would give an epoch what they had
+    made too much of the one before.)
 
-    Batches are made ahead here. (Keras's own workers would give an epoch what they had made too
-    much of the one before.)
-
-    Args: plan, what to carry out. workers, threads. ahead, batches that are kept ready.
+    Args:
+        plan: the `Plan`.
+        workers: number of threads.
+        ahead: number of batches that are kept ready.
     """
 
     def __init__(self, plan, workers=2, ahead=4):
@@ -34,16 +36,23 @@ class PillowDataset(keras.utils.PyDataset):
         return f"<PillowDataset of {self.plan!r}>"
 
     def set_epoch(self, epoch):
+        """Says which epoch the next iteration is."""
         for batch in self._ready.values():
             batch.cancel()
         self._epoch, self._ready = epoch, {}
         self._samples = list(zip(*self.plan.epoch(epoch)))
 
+    def _replace(self, **changes):
+        plan = dataclasses.replace(self.plan, **changes)
+        return PillowDataset(plan, self._pool._max_workers, self._ahead)
+
     def rest(self, batches):
-        return PillowDataset(self.plan.rest(batches), self._pool._max_workers, self._ahead)
+        """The rest of an epoch after so many batches."""
+        return self._replace(skip=batches)
 
     def for_outputs(self, names):
-        return PillowDataset(self.plan.for_outputs(names), self._pool._max_workers, self._ahead)
+        """The batches for a model with these outputs: (images, {name: masks})."""
+        return self._replace(outputs=tuple(names))
 
     def on_epoch_end(self):
         self.set_epoch(self._epoch + 1)
@@ -65,7 +74,7 @@ class PillowDataset(keras.utils.PyDataset):
 
 
 def augment(image, mask, window, draw):
-    """Changes the image's colours; cuts out, resizes, rotates, mirrors and pads image and mask.
+    """Changes the image's colors; cuts out, resizes, rotates, mirrors and pads image and mask.
 
     Args:
         image: Pillow image, RGB.
@@ -73,26 +82,26 @@ def augment(image, mask, window, draw):
         window: the box and where it goes, from `Augmentation.window`.
         draw: a row of `Augmentation.draws`.
 
-    Returns: image, uint8 (height, width, 3), padded with 0, and mask, uint8 (height, width), with
-        255.
+    Returns:
+        Image, uint8 (height, width, 3), padded with 0, and mask, uint8 (height, width), with 255.
     """
     draw = Draw(*map(float, draw))
     (y, rows, top, height), (x, columns, left, width), size = window
     if draw.rotation:
-        return _rotate(_recolour(image, draw), mask, window, draw)
-    image = _recolour(image.crop((x, y, x + columns, y + rows)), draw)
+        return _rotate(_recolor(image, draw), mask, window, draw)
+    image = _recolor(image.crop((x, y, x + columns, y + rows)), draw)
     image = _resize(image, (width, height))
     mask = _resize_mask(mask[y : y + rows, x : x + columns], (height, width))
     if draw.flip:
         image, mask = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT), mask[:, ::-1]
         left = size[1] - left - width
-    place = slice(top, top + height), slice(left, left + width)
+    box = slice(top, top + height), slice(left, left + width)
     padded_image, padded_mask = np.zeros((*size, 3), "uint8"), np.full(size, VOID, "uint8")
-    padded_image[place], padded_mask[place] = image, mask
+    padded_image[box], padded_mask[box] = image, mask
     return padded_image, padded_mask
 
 
-def _recolour(image, draw):
+def _recolor(image, draw):
     """Blur, hue, saturation, then brightness and contrast."""
     if draw.blur:
         image = image.filter(ImageFilter.GaussianBlur(draw.blur))
@@ -107,7 +116,7 @@ def _recolour(image, draw):
 
 
 def _rotate(image, mask, window, draw):
-    """Window, rotation about the result's centre and flip as one resampling."""
+    """Window, rotation about the result's center and flip as one resampling."""
     (y, rows, top, height), (x, columns, left, width), size = window
     angle = math.radians(draw.rotation)
     cosine, sine = math.cos(angle), math.sin(angle)
@@ -129,7 +138,7 @@ def _rotate(image, mask, window, draw):
 
 
 def _resize(image, size):
-    """Bilinear, to (width, height), with half-pixel centres and no antialiasing."""
+    """Bilinear, to (width, height), with half-pixel centers and no antialiasing."""
     resampling = Image.Resampling.BILINEAR
     if size[0] >= image.width and size[1] >= image.height:
         return image.resize(size, resampling)
@@ -138,7 +147,7 @@ def _resize(image, size):
 
 
 def _resize_mask(mask, size):
-    """Nearest neighbour with half-pixel centres, of (height, width) to `size`."""
+    """Nearest neighbor with half-pixel centers, of (height, width) to `size`."""
     for axis, (n, length) in enumerate(zip(size, mask.shape)):
         mask = mask.take(((np.arange(n) + 0.5) * (length / n)).astype(int), axis)
     return mask

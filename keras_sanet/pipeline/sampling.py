@@ -26,20 +26,10 @@ _TRIES = 10  # places of a crop
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Ranges of the draws (paper, section IV-C: flipping, scaling, contrast normalisation).
+    """Ranges of the draws (paper, section IV-C: flipping, scaling, contrast normalization).
 
-    Attributes:
-        crop_size: (height, width) of the result in pixels; None keeps the scaled image whole.
-        scale_range: least and largest factor of the image's size.
-        contrast_range: least and largest a of 127 + a (x - 127).
-        flip: whether half of the pairs are mirrored left to right.
-        rotation_range: least and largest degrees, counter-clockwise about the crop's centre.
-        brightness_range, saturation_range: least and largest factor.
-        hue_range: least and largest turn of the hues, in shares of the circle.
-        blur_range: least and largest standard deviation of a Gaussian, in pixels of the file.
-        class_limit: largest share of a crop's labelled pixels that one class may take, before it
-            is rotated; up to ten places are tried. None: any.
-        centre: whether the crop is the centre instead of a random part.
+    The attributes are arguments of `make_dataset`, except `centre`: whether the crop is the center
+    instead of a random part.
     """
 
     crop_size: tuple | None = None
@@ -57,14 +47,14 @@ class Augmentation:
     def draws(self, seed, epoch, count):
         """A `Draw` a sample, as the rows of a float64 array (count, 11)."""
         # A key a group, so that a further draw leaves the others as they are.
-        u = _uniform([seed, epoch], (count, 5))
-        v = _uniform([seed, (2 << 32) + epoch], (count, 6))
-        place = np.full((count, 2), 0.5) if self.centre else u[:, 3:]
+        u = _generator([seed, epoch]).random((count, 5))
+        v = _generator([seed, (2 << 32) + epoch]).random((count, 6))
+        corner = np.full((count, 2), 0.5) if self.centre else u[:, 3:]
         columns = [
             _within(self.scale_range, u[:, 0]),
             _within(self.contrast_range, u[:, 1]),
             (u[:, 2] < 0.5) & self.flip,
-            *place.T,
+            *corner.T,
             _within(self.rotation_range, v[:, 0]),
             _within(self.brightness_range, v[:, 1]),
             _within(self.saturation_range, v[:, 2]),
@@ -77,14 +67,18 @@ class Augmentation:
     def choose_window(self, mask, draw):
         """The first window in which no class takes more than `class_limit`, of ten at most.
 
-        Args: mask, class ids, (height, width); draw, a row of `draws`.
-        Returns: as `window`; the first if none will do.
+        Args:
+            mask: class ids, (height, width).
+            draw: a row of `draws`.
+
+        Returns:
+            As `window`; the first if none will do.
         """
         first = self.window(mask.shape, draw)
         if self.class_limit is None:
             return first
         draw = Draw(*draw)
-        places = _uniform([int(draw.key), 0], (_TRIES - 1, 2))
+        places = _generator([int(draw.key), 0]).random((_TRIES - 1, 2))
         others = (self.window(mask.shape, draw._replace(down=y, right=x)) for y, x in places)
         for window in itertools.chain([first], others):
             (y, rows, *_), (x, columns, *_), _ = window
@@ -97,11 +91,14 @@ class Augmentation:
     def window(self, size, draw):
         """Random scale and random crop as one box of the source and one resize of that box.
 
-        Args: size, (height, width) of the image; draw, a row of `draws`.
+        Args:
+            size: (height, width) of the image.
+            draw: a row of `draws`.
 
-        Returns: for rows, then for columns: start and length of the box in the source, start and
-            length of the resized box in the result; and the size of the result. Where the scaled
-            image is smaller than the crop, the rest of the result is padding.
+        Returns:
+            For rows, then for columns: start and length of the box in the source, start and length
+            of the resized box in the result; and the size of the result. Where the scaled image is
+            smaller than the crop, the rest of the result is padding.
         """
         draw = Draw(*draw)
         if self.crop_size is None:
@@ -121,10 +118,6 @@ def order(seed, epoch, count):
 
 def _generator(key):
     return np.random.Generator(np.random.Philox(key=key))
-
-
-def _uniform(key, shape):
-    return _generator(key).random(shape)
 
 
 def _within(limits, shares):

@@ -1,5 +1,7 @@
 """The plan carried out by tf.data. The only module that imports TensorFlow at its top."""
 
+import dataclasses
+
 import tensorflow as tf
 
 
@@ -28,8 +30,8 @@ def load(plan):
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(len(plan)))
     dataset = dataset.prefetch(tf.data.AUTOTUNE)
     dataset.plan, dataset.set_epoch = plan, epoch.set
-    dataset.rest = lambda batches: load(plan.rest(batches))
-    dataset.for_outputs = lambda names: load(plan.for_outputs(names))
+    dataset.rest = lambda batches: load(dataclasses.replace(plan, skip=batches))
+    dataset.for_outputs = lambda names: load(dataclasses.replace(plan, outputs=tuple(names)))
     return dataset
 
 

@@ -1,45 +1,22 @@
-"""Presets: a model with its recipe and figures, by name, folder or address.
+"""What a preset's `config.json` holds, how it is checked, and the model that it builds.
 
-A preset is a folder of three files:
-
-- `config.json`: which function of `models` builds it with which arguments (class names and colours
-  among them), the SHA-256 of the weights, crop, recipe, figures with the protocol that gave them,
-  versions of the packages;
-- `model.weights.h5`: the weights, float32 or float16;
-- `README.md`: the model card.
-
-The names of the table below are the paper's models, whose figures are the paper's: without weights
-until someone trains them. `sanet_tiny_scenes` is in the package.
-
-Loading a stranger's preset runs no code of theirs: a fixed table of functions, arguments checked
-against theirs, file names that are not the config's, and sizes checked before memory is taken
-(`saving.py`).
+Loading a stranger's config runs no code of theirs: the functions come from a fixed table, their
+arguments are checked against that table, and sizes are checked before memory is taken.
 """
 
-import functools
 import inspect
-import io
-import json
 import math
-from pathlib import Path
 
-import h5py
 import keras
-import numpy as np
 
 from keras_sanet import _files, backbones, datasets, models, recipes, saving
 from keras_sanet.layers import ConvLSTMAggregator
-from keras_sanet.presets.card import _card, _summary
-from keras_sanet.presets.hub import _download_from_hugging_face, _download_from_kaggle
 from keras_sanet.version import __version__
 
 BUILDERS = {"SANet": models.SANet, "PSPNet": models.PSPNet, "FCN": models.FCN}
-_CONFIG, _WEIGHTS, _CARD = "config.json", "model.weights.h5", "README.md"
-_FORMAT = 1
-_ASSETS = Path(__file__).parent / "assets"
-_BUILT_IN = {"sanet_tiny_scenes": "drawn street scenes, 8 classes; weights in the package"}
+FORMAT = 1
 
-# (The 40.2 of Table I is hardly legible in the scan that we have.)
+# The paper's models. (The 40.2 of Table I is hardly legible in the scan that we have.)
 #    name                        builder  backbone     data set  pixel accuracy, mean IoU, source
 REFERENCES = {
     "sanet_resnext50_nyuv2":      ("SANet", "resnext50", "nyuv2", 75.9, 50.7, "Table IV"),
@@ -51,193 +28,45 @@ REFERENCES = {
     "fcn_resnet50_nyuv2":         ("FCN", "resnet50", "nyuv2", 71.8, None, "Table III"),
     "fcn_resnext50_sunrgbd":      ("FCN", "resnext50", "sunrgbd", None, 40.6, "Table I"),
 }  # fmt: skip
-_LARGEST_CONFIG = 2**20  # bytes
+_LARGEST_FILE = 2**20  # bytes
 _LARGEST_ARGUMENT = 2**16
-_LARGEST_HALF = float(np.finfo("float16").max)
-_FIGURES = {"source", "mode", "images", "intervals_95", "classes"}
-_MOST_VALUES = 2**28  # of a model that is built without its weights: 1 GiB
 
 
-def list_presets():
-    """Dict from the name of each preset of the package to what it is."""
-    known = dict(_BUILT_IN)
-    for name, (builder, backbone, dataset, accuracy, iou, source) in REFERENCES.items():
-        figures = [f"pixel accuracy {accuracy} %"] if accuracy else []
-        figures += [f"mean IoU {iou} %"] if iou else []
-        known[name] = (
-            f"{builder} with {backbone} on {dataset}; no weights yet, the paper's {source}: "
-            f"{', '.join(figures)}"
-        )
-    return known
+def read(path):
+    """Reads and checks a config.
 
-
-def from_preset(
-    preset, num_classes=None, load_weights=True, class_names=None, palette=None, **changes
-):
-    """A model by name, folder or address.
-
-    Args:
-        preset: a name of `list_presets()`, a folder that `save_preset` wrote (a `Path` is always
-            one), a `.keras` file, "hf://owner/name" (with "@revision" or without; needs
-            huggingface_hub) or "kaggle://owner/model/framework/variation" (needs kagglehub). What
-            was downloaded once is taken from the cache of those packages where there is no network.
-        num_classes: another number of classes: all weights are kept but the classifier's.
-        load_weights: False for random weights.
-        class_names, palette: of the classes. The preset's own are kept where none are given and
-            their number stays. (Weights of as many classes stay too, whatever their names.)
-        changes: other arguments of the builder, as `dropout=0.3`; without the preset's weights also
-            `backbone_weights="imagenet"`.
-
-    Returns: `keras.Model`, not compiled.
-
-    Raises: ValueError for an unknown name, for a preset without weights, for one that is damaged or
-        not safe to load, and for changes that its weights do not fit; FileNotFoundError where a
-        file is missing; ConnectionError where an address can't be reached and is not in the cache;
-        ImportError where the package that reads the address is not installed.
-
-    Example:
-        model = keras_sanet.from_preset("sanet_tiny_scenes")
-        mask = keras_sanet.inference.predict_mask(model, "street.png")
+    Raises:
+        ValueError: with the path, where it is no config that `save_preset` writes.
     """
-    if load_weights and changes.get("backbone_weights") is not None:
-        raise ValueError(
-            "`backbone_weights` would replace weights of the preset. Pass load_weights=False too."
-        )
-    if str(preset).endswith(".keras"):
-        model = saving.load_model(preset)
-        if changes or not load_weights:
-            builder, arguments = describe(model)
-    else:
-        file, found = _open(preset)
-        builder, arguments = found["builder"], found["arguments"]
-        if load_weights:
-            model = _restore(preset, file, found)
-    if not load_weights:
-        with saving.at_most(_MOST_VALUES):
-            model = _build(builder, {**arguments, **changes})
-    elif changes:
-        source, model = model, _build(builder, {**arguments, **changes})
-        _copy_weights(source, model)
-    if num_classes is class_names is palette is None:
-        return model
-    return models.with_classes(model, num_classes, class_names=class_names, palette=palette)
-
-
-def config(preset):
-    """What is known of a preset: the dict of its `config.json`.
-
-    Args: preset, see `from_preset`; no `.keras` file.
-    """
-    return _open(preset)[1]
-
-
-def save_preset(model, folder, figures=None, recipe=None, crop=None, licence=None, dtype="float32"):
-    """Writes a model as a preset that `from_preset` loads; all of it or nothing.
-
-    What a preset does not hold: dtype policy, frozen layers, optimizer.
-
-    Args:
-        model: a SANet, PSPNet or FCN with a backbone of `keras_sanet.backbones`. (Others are saved
-            by `model.save("model.keras")`.)
-        folder: new, empty, or a preset that is replaced. Its name is the title of the model card.
-        figures: an `Evaluation`, or its `as_dict()`: figures with the protocol that gave them.
-        recipe: dict of how it was trained. crop: (height, width) of the training crops in pixels, a
-            good `window` for prediction. licence: of the weights, for the Hugging Face Hub one of
-            its identifiers, as "apache-2.0".
-        dtype: "float32", or "float16" for a file of half the size.
-
-    Raises: ValueError where a function of `models` did not make the model, or an argument is not
-        as above; FileExistsError where the folder holds other files.
-    """
-    if dtype not in ("float32", "float16"):
-        raise ValueError(f'`dtype` must be "float32" or "float16". Received: dtype={dtype!r}.')
-    figures = figures.as_dict() if hasattr(figures, "as_dict") else figures
-    if figures is not None and not (isinstance(figures, dict) and figures.keys() >= _FIGURES):
-        raise ValueError(
-            "`figures` must be what `evaluation.evaluate` returns, or its `as_dict()`. "
-            f"Received: {figures!r:.80}."
-        )
-    if recipe is not None and not isinstance(recipe, dict):
-        raise ValueError(f"`recipe` must be a dict. Received: recipe={recipe!r:.80}.")
-    if crop is not None and len(keras.tree.flatten(crop)) != 2:
-        raise ValueError(f"`crop` must be (height, width). Received: crop={crop!r}.")
-    folder = _check_folder(folder)
+    if (size := path.stat().st_size) > _LARGEST_FILE:
+        raise ValueError(f"{path} has {size:,} bytes; a preset's has {_LARGEST_FILE:,} at most.")
+    said, way_out = f"{path} is no config of a preset that can be loaded:", "Get the preset again."
+    config = _files.read_json(path, way_out)
     try:
-        builder, arguments = describe(model)
-    except ValueError as error:
-        raise ValueError(f'{error} Save such a model by model.save("model.keras").') from None
-    if _layers(model) != _layers(_build(builder, arguments)):
-        raise ValueError(
-            f"The model {model.name!r} was changed after {builder} built it, which a preset would "
-            'lose. Save such a model by model.save("model.keras").'
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with _files.replacing(folder) as new:
-        new.mkdir()
-        weights = saving.weight_bytes(model, new)
-        (new / _WEIGHTS).write_bytes(_halved(weights) if dtype == "float16" else weights)
-        described = {
-            "format": _FORMAT,
-            "builder": builder,
-            "arguments": arguments,
-            "weights": {"sha256": _files.digest(new / _WEIGHTS), "dtype": dtype},
-            "crop": None if crop is None else list(crop),
-            "recipe": recipe,
-            "figures": None if figures is None else _summary(figures),
-            "licence": licence,
-            "versions": {"keras_sanet": __version__, "keras": keras.__version__},
-        }
-        text = json.dumps(described, indent=1, default=_plain)
-        (new / _CONFIG).write_text(f"{text}\n", "utf-8")
-        (new / _CARD).write_text(_card(folder.name, model, json.loads(text)), "utf-8")
+        _check(config, said, way_out)
+    except Exception as error:  # whatever a crafted config makes Python raise
+        raise ValueError(str(error) if said in str(error) else f"{said} {error}") from None
+    config.setdefault("license", config.pop("licence", None))  # version 0.1.0 wrote licence
+    return config
 
 
-def _check_folder(folder):
-    """The absolute path of a folder that a preset may be written to."""
-    path = Path(folder).expanduser().resolve()
-    if path.suffix == ".keras":
-        raise ValueError(
-            f"A preset is a folder, and {folder} is the name of a file. Leave out .keras."
-        )
-    if path.is_file():
-        raise FileExistsError(f"{path} is a file, and a preset is a folder. Give another name.")
-    names = {item.name for item in path.iterdir()} if path.is_dir() else set()
-    others = sorted(names - {_CONFIG, _WEIGHTS, _CARD})
-    if names and (others or not {_CONFIG, _WEIGHTS} <= names):
-        raise FileExistsError(
-            f"{path} is no preset, and holds {', '.join(others[:5] or sorted(names))}. Give a new "
-            "folder."
-        )
-    return path
-
-
-def _layers(model):
-    """Name, class and shapes of the weights of every layer."""
-    return [
-        (layer.name, type(layer).__name__, [tuple(weight.shape) for weight in layer.weights])
-        for layer in (*model.layers, *model.get_layer("backbone").layers)
-    ]
-
-
-def _check(config):
-    """Raises ValueError where a config is not one that `save_preset` writes."""
-    if not isinstance(config, dict) or config.get("format") != _FORMAT:
-        found = config.get("format") if isinstance(config, dict) else type(config).__name__
-        raise ValueError(
-            f"it is of format {found!r}; keras_sanet {__version__} reads format {_FORMAT}."
-        )
-    if config.get("builder") not in BUILDERS:
-        raise ValueError(
-            f"`builder` must be one of {', '.join(BUILDERS)}. Received: {config.get('builder')!r}."
-        )
-    if not isinstance(config.get("weights"), dict):
-        raise ValueError(f"`weights` must be a dict. Received: {config.get('weights')!r}.")
-    arguments = config.get("arguments")
-    if not isinstance(arguments, dict) or not {"num_classes", "backbone"} <= arguments.keys():
-        raise ValueError("`arguments` must be a dict with num_classes and backbone.")
-    known = inspect.signature(BUILDERS[config["builder"]]).parameters.keys()
-    unknown = sorted(arguments.keys() - (known - {"backbone_weights"}))
-    if unknown:
+def _check(config, said, way_out):
+    schema = {
+        "format": (f"{FORMAT}, which keras_sanet {__version__} reads", lambda v: v == FORMAT),
+        "builder": (
+            f"one of {', '.join(BUILDERS)}",
+            lambda v: isinstance(v, str) and v in BUILDERS,
+        ),
+        "weights": ("a dict", _files.is_dict),
+        "arguments": (
+            "a dict with num_classes and backbone",
+            lambda v: _files.is_dict(v) and v.keys() >= {"num_classes", "backbone"},
+        ),
+    }
+    _files.check(config, schema, said, way_out)
+    arguments = config["arguments"]
+    known = inspect.signature(BUILDERS[config["builder"]]).parameters.keys() - {"backbone_weights"}
+    if unknown := sorted(arguments.keys() - known):
         raise ValueError(f"`arguments` holds unknown ones: {', '.join(unknown)}.")
     backbone = arguments["backbone"]
     if not isinstance(backbone, dict) or not backbone.keys() <= {"variant", "output_stride"}:
@@ -259,45 +88,52 @@ def _check(config):
         )
 
 
-def _restore(preset, file, config):
-    """The model of a preset with its weights."""
-    if file is None:
-        raise ValueError(
-            f"The preset {preset} has no weights: nobody has trained it with keras_sanet yet. "
-            f"Train it: `keras-sanet train --preset {preset} --weights imagenet --dataset "
-            f"{REFERENCES[preset][2]} --data FOLDER`, then `keras-sanet save-preset RUN FOLDER`. "
-            "Or build it without: `from_preset(..., load_weights=False, "
-            'backbone_weights="imagenet")`.'
-        )
-    path = file(_WEIGHTS)
-    count = saving.check_weights(path)
-    expected = config["weights"].get("sha256")
-    if _files.digest(path) != expected:
-        raise ValueError(
-            f"{path} is damaged or of another preset: its SHA-256 is not {expected}, which "
-            f"{_CONFIG} says. Get or save the preset again."
-        )
-    try:
-        with saving.at_most(count + saving.SLACK):
-            model = _build(config["builder"], config["arguments"])
-        model.load_weights(path)
-    except Exception as error:  # whatever a crafted config makes layers raise
-        raise ValueError(
-            f"{path.parent} can't be loaded: its {_CONFIG} is wrong, or its {_WEIGHTS} do not fit "
-            f"it: {error}"
-        ) from error
-    return model
+def reference(name):
+    """The config of one of the paper's models, which has no weights."""
+    builder, backbone, dataset, accuracy, iou, source = REFERENCES[name]
+    (info,) = [info for info in datasets.infos() if info.name == dataset]
+    arguments = {
+        "num_classes": len(info.classes),
+        "backbone": {"variant": backbone},
+        "class_names": list(info.classes),
+        "palette": [list(color) for color in info.classes.values()],
+    }
+    if builder == "PSPNet":
+        arguments["bins"] = [1, 2, 3, 4, 6]
+    recipe = recipes.get(f"paper_{dataset}")
+    del recipe["model"], recipe["backbone"]  # those of the config
+    crop_size = recipe.pop("crop_size" if "crop_size" in recipe else "crop")
+    return {
+        "format": FORMAT,
+        "builder": builder,
+        "arguments": arguments,
+        "weights": None,
+        "crop": list(crop_size),
+        "recipe": {"recipe": f"paper_{dataset}", **recipe},
+        "figures": {
+            "pixel_accuracy": accuracy and round(accuracy / 100, 4),
+            "mean_iou": iou and round(iou / 100, 4),
+            "source": f"the paper's {source}, of its authors' weights",
+            "mode": "several scales, one model (section IV-C)",
+        },
+        "license": info.license,
+        "versions": {"keras_sanet": __version__, "keras": keras.__version__},
+    }
 
 
-def _build(builder, arguments):
-    function = BUILDERS[builder]
+def build(builder, arguments):
+    """The model of a config, with random weights.
+
+    Args:
+        builder: a name of `BUILDERS`.
+        arguments: its arguments; "backbone" may be a dict of arguments of `backbones.build`.
+    """
+    function, arguments = BUILDERS[builder], dict(arguments)
     known = inspect.signature(function).parameters
-    unknown = sorted(arguments.keys() - known)
-    if unknown:
+    if unknown := sorted(arguments.keys() - known):
         raise ValueError(
             f"Unknown arguments {', '.join(unknown)} of {builder}. Known: {', '.join(known)}."
         )
-    arguments = dict(arguments)
     if isinstance(arguments["backbone"], dict):
         arguments["backbone"] = backbones.build(
             **arguments["backbone"],
@@ -308,136 +144,19 @@ def _build(builder, arguments):
     return function(**arguments)
 
 
-def _copy_weights(source, model):
-    weights = {layer.name: layer.get_weights() for layer in source.layers}
-    for layer in model.layers:
-        values = weights.get(layer.name, [])
-        shapes, own = [v.shape for v in values], [tuple(w.shape) for w in layer.weights]
-        if shapes != own:
-            raise ValueError(
-                f"The preset's weights do not fit the changed arguments: layer {layer.name!r} has "
-                f"{shapes[:3]} in the preset and {own[:3]} in the model. Pass load_weights=False "
-                "for random weights, or leave the argument as it was."
-            )
-        layer.set_weights(values)
-
-
-def _reference(builder, backbone, dataset, accuracy, iou, source):
-    """The config of one of the paper's models."""
-    (info,) = [info for info in datasets.infos() if info.name == dataset]
-    arguments = {
-        "num_classes": len(info.classes),
-        "backbone": {"variant": backbone},
-        "class_names": list(info.classes),
-        "palette": [list(colour) for colour in info.classes.values()],
-    }
-    if builder == "PSPNet":
-        arguments["bins"] = [1, 2, 3, 4, 6]
-    figures = {"pixel_accuracy": accuracy, "mean_iou": iou}
-    name = f"paper_{dataset}"
-    recipe = recipes.get(name)
-    del recipe["model"], recipe["backbone"]  # those of the config
-    return {
-        "format": _FORMAT,
-        "builder": builder,
-        "arguments": arguments,
-        "weights": None,
-        "crop": list(recipe.pop("crop")),
-        "recipe": {"recipe": name, **recipe},
-        "figures": {
-            **{name: value and round(value / 100, 4) for name, value in figures.items()},
-            "source": f"the paper's {source}, of its authors' weights",
-            "mode": "several scales, one model (section IV-C)",
-        },
-        "licence": info.licence,
-        "versions": {"keras_sanet": __version__, "keras": keras.__version__},
-    }
-
-
-def _plain(value):
-    """NumPy's numbers as Python's, for JSON."""
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    raise TypeError(
-        f"`recipe` and `figures` must be JSON: numbers, texts, lists. It holds {value!r}."
-    )
-
-
-def _halved(weights):
-    """A weights file with its float32 values as float16, where they are small enough; as bytes."""
-    halved = io.BytesIO()
-    with h5py.File(io.BytesIO(weights), "r") as source, h5py.File(halved, "w") as target:
-
-        def copy(name, item):
-            if isinstance(item, h5py.Dataset):
-                value = item[()]
-                if value.dtype == "float32" and np.abs(value).max(initial=0) <= _LARGEST_HALF:
-                    value = value.astype("float16")
-                target.create_dataset(name, data=value).attrs.update(item.attrs)
-            else:
-                target.require_group(name).attrs.update(item.attrs)
-
-        target.attrs.update(source.attrs)
-        source.visititems(copy)
-    return halved.getvalue()
-
-
-def _open(preset):
-    """How to get a file of a preset by its name, and the checked config. (The paper's models have
-    no files.)"""
-    if isinstance(preset, str) and preset in REFERENCES:
-        return None, _reference(*REFERENCES[preset])
-    file = _find(preset)
-    path = file(_CONFIG)
-    if path.stat().st_size > _LARGEST_CONFIG:
-        raise ValueError(
-            f"{path} has {path.stat().st_size:,} bytes; a preset's has {_LARGEST_CONFIG:,} at most."
-        )
-    try:
-        found = json.loads(path.read_text("utf-8"))
-        _check(found)
-    except Exception as error:  # whatever a crafted config makes Python raise
-        raise ValueError(f"{path} is no config of a preset that can be loaded: {error}") from None
-    return file, found
-
-
-def _find(preset):
-    """A function from the name of a preset's file to its path, which downloads it where need be."""
-    if isinstance(preset, str):
-        if preset in _BUILT_IN:
-            return (_ASSETS / preset).joinpath
-        if preset.startswith("hf://"):
-            return functools.partial(_download_from_hugging_face, preset)
-        if preset.startswith("kaggle://"):
-            return functools.partial(_download_from_kaggle, preset)
-    folder = Path(preset).expanduser()
-    if not folder.is_dir():
-        raise ValueError(
-            f"There is no preset {str(preset)!r}: neither a folder, nor hf://owner/name, nor "
-            f"kaggle://owner/model/framework/variation, nor one of {', '.join(list_presets())}."
-        )
-
-    def find(name):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} is no preset, or not whole: it holds no {name}.")
-        return folder / name
-
-    return find
-
-
 def describe(model):
-    """The function of `models` and the arguments that make a model, read from its layers.
+    """Reads from a model's layers which function of `models` made it, with which arguments.
 
     Args:
         model: made by `models` with a backbone of `keras_sanet.backbones`, loaded from a file or
             not.
 
     Returns:
-        The name of the function, and the dict of its arguments in plain Python, of which
-        "backbone" is a dict, `variant` and `output_stride` of `backbones.build`.
+        The name of the function, and the dict of its arguments in plain Python. Its "backbone" is
+        a dict of `variant` and `output_stride`, arguments of `backbones.build`.
 
     Raises:
-        ValueError: another function, or another backbone, made it.
+        ValueError: where another function, or another backbone, made it.
     """
     found = {layer.name: layer for layer in model.layers}
     if not {"backbone", "dropout", "classifier", "logits"} <= found.keys():
@@ -445,6 +164,11 @@ def describe(model):
             f"The model {model.name!r} is no SANet, PSPNet or FCN of keras_sanet: it lacks one of "
             "their layers backbone, dropout, classifier and logits."
         )
+
+    def suffix(prefix):
+        """What follows a prefix in the name of a layer; None where no layer has it."""
+        return next((name[len(prefix) :] for name in found if name.startswith(prefix)), None)
+
     backbone = backbones.describe(found["backbone"])
     arguments = {
         "num_classes": found["classifier"].filters,
@@ -455,43 +179,43 @@ def describe(model):
         "palette": found["logits"].palette,
         "name": model.name,
     }
-    if "pyramid_pooling" in found:
-        pyramid = found["pyramid_pooling"]
-        arguments["bins"] = list(pyramid.bins) if pyramid.bins else None
-        arguments["pyramid_filters"] = pyramid.filters
-        arguments["normalize_branches"] = pyramid.normalize_branches
-        if not any(name.startswith("adapter_") for name in found):
-            return "PSPNet", arguments
-        aggregator = found.get("aggregator")
-        if not _is_of_sanet(aggregator):
-            raise ValueError(
-                f"The model {model.name!r} has an `aggregator` of its own, so it can't be told by "
-                "the arguments of `SANet`. Save it as .keras."
-            )
-        arguments["aggregator_filters"] = aggregator.filters
-        arguments["aggregator_dilation_rate"] = aggregator.dilation_rate
-        maps = keras.tree.flatten(aggregator.input)  # of one tap Keras gives the tensor
-        adapted = [tensor._keras_history.operation.name for tensor in maps]
-        arguments["taps"] = [name.removeprefix("adapter_") for name in adapted]
-        arguments["normalize_taps"] = found[adapted[0]].normalize
-        grids = [name for name in found if name.startswith("grid_")]
-        arguments["grid"] = grids[0].removeprefix("grid_") if grids else None
-        arguments["fusion"] = "concatenate" if "fusion" in found else "aggregated"
-        if "fusion_conv" in found:
-            arguments["fusion"] = "add"
-        return "SANet", arguments
-    arguments["filters"] = found["head"].filters
-    skips = [name for name in found if name.startswith("skip_")]
-    arguments["skip"] = skips[0].removeprefix("skip_") if skips else None
-    arguments["auxiliary"] = None
-    if "auxiliary_classifier" in found:
-        index = found["auxiliary_classifier"].input._keras_history.tensor_index
-        arguments["auxiliary"] = sorted(found["backbone"].output)[index]  # as Keras flattens a dict
-    return "FCN", arguments
+    if "pyramid_pooling" not in found:
+        auxiliary = found.get("auxiliary_classifier")
+        arguments |= {"filters": found["head"].filters, "skip": suffix("skip_"), "auxiliary": None}
+        if auxiliary is not None:
+            index = auxiliary.input._keras_history.tensor_index
+            arguments["auxiliary"] = sorted(found["backbone"].output)[index]  # as Keras flattens
+        return "FCN", arguments
+    pyramid = found["pyramid_pooling"]
+    arguments |= {
+        "bins": list(pyramid.bins) if pyramid.bins else None,
+        "pyramid_filters": pyramid.filters,
+        "normalize_branches": pyramid.normalize_branches,
+    }
+    if suffix("adapter_") is None:
+        return "PSPNet", arguments
+    aggregator = found.get("aggregator")
+    if not _is_of_sanet(aggregator):
+        raise ValueError(
+            f"The model {model.name!r} has an `aggregator` of its own, so it can't be told by the "
+            "arguments of `SANet`. Save it as .keras."
+        )
+    maps = keras.tree.flatten(aggregator.input)  # of one tap Keras gives the tensor
+    adapters = [tensor._keras_history.operation for tensor in maps]
+    fusion = "concatenate" if "fusion" in found else "aggregated"
+    arguments |= {
+        "aggregator_filters": aggregator.filters,
+        "aggregator_dilation_rate": aggregator.dilation_rate,
+        "taps": [adapter.name.removeprefix("adapter_") for adapter in adapters],
+        "normalize_taps": adapters[0].normalize,
+        "grid": suffix("grid_"),
+        "fusion": "add" if "fusion_conv" in found else fusion,
+    }
+    return "SANet", arguments
 
 
 def _is_of_sanet(aggregator):
-    """Whether `SANet` would make this layer of its arguments."""
+    """Whether `SANet` would make this layer from its arguments."""
     if not isinstance(aggregator, ConvLSTMAggregator):
         return False
     own = aggregator.get_config()

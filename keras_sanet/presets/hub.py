@@ -1,9 +1,20 @@
+"""Files of presets on the Hugging Face Hub and on Kaggle."""
+
 import importlib
 from pathlib import Path
 
 
-def _download_from_hugging_face(address, file):
-    """The path of a preset's file on the Hugging Face Hub, in that package's cache."""
+def from_hugging_face(address, file):
+    """Downloads a file of "hf://owner/name@revision" into huggingface_hub's cache.
+
+    Returns:
+        The path of the file. It comes from the cache where there is no network.
+
+    Raises:
+        ValueError: for a wrong or unknown address.
+        ConnectionError: where the hub can't be reached and the cache does not have the file.
+        ImportError: where huggingface_hub is not installed.
+    """
     hub = _import("huggingface_hub", address)
     name, _, revision = address.removeprefix("hf://").partition("@")
     if name.count("/") != 1:
@@ -16,8 +27,8 @@ def _download_from_hugging_face(address, file):
         raise ValueError(f"{address} can't be loaded: {error}") from error
 
 
-def _download_from_kaggle(address, file):
-    """The path of a preset's file on Kaggle, in that package's cache."""
+def from_kaggle(address, file):
+    """Downloads a file of "kaggle://owner/model/framework/variation"; see `from_hugging_face`."""
     kagglehub = _import("kagglehub", address)
     requests = _import("requests", address)  # kagglehub's own
     try:

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from keras_sanet._labels import classes_of
 from keras_sanet.datasets.files import VOID
-from keras_sanet.datasets.info import colour
+from keras_sanet.datasets.info import color
 
 _DIM = 48  # least grey of `errors`, so that a dark pixel is not taken for void
 _WRONG = (255, 0, 0)
@@ -33,7 +33,7 @@ def palette(num_classes):
             f"`num_classes` must be 1 to {VOID}, the ids of a mask. "
             f"Received: num_classes={num_classes}."
         )
-    return [colour(index) for index in range(1, classes_of(num_classes) + 1)]
+    return [color(index) for index in range(1, classes_of(num_classes) + 1)]
 
 
 def color_mask(mask, palette):

@@ -1,25 +1,15 @@
 """Pretrained weights: checkpoints of torchvision and timm into our backbones; ImageNet by name."""
 
-import contextlib
 import dataclasses
-import hashlib
-import io
 import os
-import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import keras
 import numpy as np
 
 from keras_sanet import _files, saving
 from keras_sanet.weights import checkpoints
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 # Keras's name of a variable -> the checkpoint's.
 _VARIABLES = {
@@ -34,13 +24,19 @@ _PARALLEL = "module."  # torch.nn.DataParallel's
 
 
 class Pretrained(NamedTuple):
-    """A checkpoint on the web: URL; digest of the file, "algorithm:hex digits" or the first of
-    them; its ImageNet top-1 accuracy in percent, as the publisher states it; licence."""
+    """A checkpoint on the web.
+
+    Attributes:
+        url: its address.
+        digest: of the file, "algorithm:hex digits" or the first of them.
+        top1: ImageNet top-1 accuracy in percent, as the publisher states it.
+        license: its terms.
+    """
 
     url: str
     digest: str
     top1: float
-    licence: str
+    license: str
 
 
 _TORCHVISION = "https://download.pytorch.org/models/"
@@ -85,7 +81,8 @@ class Report:
     """What a checkpoint and a backbone have in common, by the checkpoint's names.
 
     Attributes:
-        path, model: of the file; name of the backbone.
+        path: of the file.
+        model: name of the backbone.
         loaded: names that fit.
         missing: names of the backbone that the file lacks.
         unexpected: names of the file that the backbone lacks.
@@ -130,7 +127,7 @@ class Report:
         return "\n  ".join(lines + self.differences)
 
 
-def load_checkpoint(model, path, strict=True):
+def load_checkpoint(model, path, *, strict=True):
     """Loads the weights of a torchvision or timm ResNet / ResNeXt, or those that `convert` wrote.
 
     A first kernel for RGB is adapted to a backbone for images of other channels as timm does
@@ -145,11 +142,13 @@ def load_checkpoint(model, path, strict=True):
         strict: whether all names and shapes must fit. If not, those that do are loaded, one at
             least.
 
-    Returns: `Report`.
+    Returns:
+        `Report`.
 
-    Raises: ValueError where names or shapes do not fit (if `strict`; none if not), with those that
-        differ, where the file is damaged, or for another backbone; nothing is loaded then.
-        FileNotFoundError.
+    Raises:
+        ValueError: where names or shapes do not fit (if not `strict`, where none does), the file is
+            damaged, or the backbone is another. Nothing is loaded then.
+        FileNotFoundError: where there is no such file.
     """
     backbone = model
     if any(layer.name == "backbone" for layer in model.layers):
@@ -177,9 +176,11 @@ def load_checkpoint(model, path, strict=True):
     }
     if not str(path).endswith(".weights.h5"):  # kernels (out, in, height, width) to Keras's order
         arrays = {n: v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for n, v in arrays.items()}
-    channels = _channels_to_adapt(arrays, variables)
-    if channels:
-        arrays[_FIRST] = _adapt(arrays[_FIRST], channels)
+    adapted = None
+    if _FIRST in arrays and _FIRST in variables and arrays[_FIRST].ndim == 4:
+        height, width, channels, filters = variables[_FIRST].shape
+        if channels != 3 and arrays[_FIRST].shape == (height, width, 3, filters):
+            arrays[_FIRST], adapted = _adapt(arrays[_FIRST], channels), channels
     both = [name for name in variables if name in arrays]
     shapes = {name: (arrays[name].shape, tuple(variables[name].shape)) for name in both}
     shapes = {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
@@ -190,7 +191,7 @@ def load_checkpoint(model, path, strict=True):
         missing=[name for name in variables if name not in arrays],
         unexpected=[name for name in arrays if name not in variables],
         shapes=shapes,
-        adapted=channels,
+        adapted=adapted,
     )
     differences = report.differences
     if not report.loaded or (strict and differences):
@@ -204,16 +205,6 @@ def load_checkpoint(model, path, strict=True):
     return report
 
 
-def _channels_to_adapt(arrays, variables):
-    """The channels of the backbone's images, if the file's first kernel is one for RGB and the
-    backbone's is not; None otherwise."""
-    if _FIRST not in arrays or _FIRST not in variables or arrays[_FIRST].ndim != 4:
-        return None
-    theirs, ours = arrays[_FIRST].shape, tuple(variables[_FIRST].shape)
-    fits = theirs == (*ours[:2], 3, ours[3]) and ours[2] != 3
-    return ours[2] if fits else None
-
-
 def _adapt(kernel, channels):
     """A kernel (height, width, 3, out) for `channels` instead; see `load_checkpoint`."""
     kernel = kernel.astype("float32")
@@ -222,44 +213,44 @@ def _adapt(kernel, channels):
     return kernel[:, :, np.arange(channels) % 3] * np.float32(3 / channels)
 
 
-def convert(backbone, checkpoint, output, **attributes):
+def convert(backbone, checkpoint, output):
     """Loads a checkpoint into a backbone and saves that as Keras does.
 
     Args:
-        backbone: see `load_checkpoint`; checkpoint: the `path` of it.
+        backbone: as `model` of `load_checkpoint`.
+        checkpoint: as `path` of `load_checkpoint`.
         output: path ending in `.weights.h5`, for `backbone.load_weights`, `load_checkpoint` and
             `backbone_weights`.
-        attributes: texts that the file's HDF5 attributes tell.
 
-    Returns: `Report`.
-    Raises: as `load_checkpoint`; ValueError for another suffix.
+    Returns:
+        `Report`.
+
+    Raises:
+        ValueError: as `load_checkpoint`, and for another suffix.
     """
     output = Path(output)
     if not output.name.endswith(".weights.h5"):
         raise ValueError(f"`output` must end in .weights.h5. Received: {output}.")
     report = load_checkpoint(backbone, checkpoint)
-    with _files.replacing(output) as temporary:
-        content = io.BytesIO(saving.weight_bytes(backbone, output.parent))
-        with h5py.File(content, "r+") as file:
-            file.attrs.update({**attributes, "sha256": _digest_of_arrays(file)})
-        temporary.write_bytes(content.getvalue())
+    with _files.replacing(output) as new:
+        new.write_bytes(saving.weight_bytes(backbone, output.parent))
     return report
 
 
-def imagenet(variant, build):
-    """The weights of a backbone trained on ImageNet, from Keras's cache.
+def imagenet(variant):
+    """Finds a checkpoint of a backbone trained on ImageNet in Keras's cache.
 
-    The first time the checkpoint is downloaded, its digest verified, and it is converted; after
-    that neither the network nor the download is needed.
+    The checkpoint is downloaded the first time. Its digest is verified every time.
 
     Args:
         variant: a name of `IMAGENET`.
-        build: variant -> that backbone, for RGB.
 
-    Returns: path of the `.weights.h5`, in `keras_sanet` of Keras's folder (`KERAS_HOME`, ~/.keras).
+    Returns:
+        Path of the file, in `keras_sanet` of Keras's folder (`KERAS_HOME`, ~/.keras).
 
-    Raises: ValueError for another name, and where a file has not the digest; OSError where the
-        download fails. Both say what to fetch and where to put it.
+    Raises:
+        ValueError: for another name, and where a file has not the digest.
+        OSError: where the download fails. Both say what to fetch and where to put it.
     """
     if variant not in IMAGENET:
         raise ValueError(
@@ -268,96 +259,37 @@ def imagenet(variant, build):
     source = IMAGENET[variant]
     folder = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser() / "keras_sanet"
     file = folder / source.url.rpartition("/")[2]
-    converted = folder / f"{file.stem}.weights.h5"
-    if _is_intact(converted, source.url):
+    converted = folder / f"{file.stem}.weights.h5"  # what version 0.1.0 kept
+    if converted.is_file() and not file.is_file():
         return converted
-    folder.mkdir(parents=True, exist_ok=True)
     way_out = (
         f"Fetch {source.url} by other means, put it into {folder} as {file.name}, and run this "
         f"again ({source.digest})."
     )
-    with _download_folder(folder) as temporary:
-        if file.is_file():
-            found = file
-        else:
-            found = temporary / file.name
-            try:
-                keras.utils.get_file(file.name, source.url, cache_dir=temporary, cache_subdir="")
-            except Exception as error:  # Keras raises nothing narrower
-                raise OSError(
-                    f"The ImageNet weights of {variant} were not downloaded: {error}. {way_out}"
-                ) from error
+
+    def verify(path, what):
         algorithm, _, expected = source.digest.partition(":")
-        digest = _files.digest(found, algorithm)
+        digest = _files.digest(path, algorithm)
         if not digest.startswith(expected):
-            place = f"{file} is" if found == file else f"{source.url} gave"
             raise ValueError(
-                f"{place} not the file that was expected: its {algorithm} is {digest}, not "
+                f"{what} not the file that was expected: its {algorithm} is {digest}, not "
                 f"{expected}. {way_out}"
             )
-        print(
-            f"ImageNet weights of {variant}: licence {source.licence}, top-1 {source.top1} % "
-            f"({source.url}); ImageNet itself is for non-commercial research."
-        )
-        new = temporary / converted.name
-        convert(build(variant), found, new, source=source.url, licence=source.licence)
-        os.replace(new, converted)
-    return converted
 
-
-@contextlib.contextmanager
-def _download_folder(folder):
-    """A hidden folder inside of another, removed in the end. Those of processes that were killed
-    are removed by the next.
-
-    Each process holds a lock on its own, which ends with it. (Windows has none of folders; what is
-    left over there stays.)
-    """
-    with contextlib.ExitStack() as stack:
-        with _lock(folder):  # nobody is between the making of a folder and its lock
-            for left in folder.glob(".download-*"):
-                with contextlib.suppress(FileNotFoundError), _lock(left, wait=False) as free:
-                    if free:
-                        _files.remove(left)
-            made = tempfile.TemporaryDirectory(dir=folder, prefix=".download-")
-            temporary = Path(stack.enter_context(made))
-            stack.enter_context(_lock(temporary))
-        yield temporary
-
-
-@contextlib.contextmanager
-def _lock(folder, wait=True):
-    """Context that holds the operating system's lock on a folder; yields whether it does."""
-    if fcntl is None:
-        yield False
-        return
-    descriptor, held = os.open(folder, os.O_RDONLY), False
-    try:
-        with contextlib.suppress(OSError):  # another's, or a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            held = True
-        yield held
-    finally:
-        os.close(descriptor)
-
-
-def _digest_of_arrays(file):
-    """Hex digits of the SHA-256 over all names and values of an HDF5 file."""
-    digest = hashlib.sha256()
-
-    def add(name, item):
-        if isinstance(item, h5py.Dataset):
-            digest.update(f"{name} {item.shape} {item.dtype}\n".encode() + item[()].tobytes())
-
-    file.visititems(add)
-    return digest.hexdigest()
-
-
-def _is_intact(path, url):
-    """Whether `imagenet` wrote the file from this URL, and its arrays are those it wrote."""
-    try:
-        with h5py.File(path) as file:
-            ours = file.attrs.get("source") == url
-            return ours and file.attrs.get("sha256") == _digest_of_arrays(file)
-    except OSError:
-        return False
+    if file.is_file():
+        verify(file, f"{file} is")
+        return file
+    folder.mkdir(parents=True, exist_ok=True)
+    with _files.replacing(file) as new:
+        try:
+            keras.utils.get_file(new.name, source.url, cache_dir=folder, cache_subdir="")
+        except Exception as error:  # Keras raises nothing narrower
+            raise OSError(
+                f"The ImageNet weights of {variant} were not downloaded: {error}. {way_out}"
+            ) from error
+        verify(new, f"{source.url} gave")
+    print(
+        f"ImageNet weights of {variant}: license {source.license}, top-1 {source.top1} % "
+        f"({source.url}); ImageNet itself is for non-commercial research."
+    )
+    return file

@@ -230,7 +230,9 @@ def epoch(root, repeats, crop_size, batch_size, workers, loader):
     """Loads all images of a folder, `repeats` times, as `fit` does."""
     data = keras_sanet.datasets.load("folder", root)
     data.splits["all"] = repeats * sum(data.splits.values(), [])
-    batches = keras_sanet.pipeline.make_dataset(data, "all", crop_size, batch_size, loader=loader)
+    batches = keras_sanet.pipeline.make_dataset(
+        data, "all", crop_size=crop_size, batch_size=batch_size, loader=loader
+    )
     if loader == "tf.data":
         return lambda: sum(len(images) for images, _ in batches)
     batches = pillow.PillowDataset(batches.plan, workers)

@@ -33,7 +33,7 @@ def main(epochs):
     with tempfile.TemporaryDirectory() as folder:
         datasets.scenes.write(f"{folder}/scenes", size=(32, 48), splits={"train": 8, "val": 4})
         data = datasets.load("scenes", f"{folder}/scenes")
-        train = pipeline.make_dataset(data, "train", (32, 48), 4, seed=0)
+        train = pipeline.make_dataset(data, "train", crop_size=(32, 48), batch_size=4, seed=0)
         val = pipeline.make_dataset(data, "val", batch_size=4, training=False)
         model = FCN(data.num_classes, "resnet_tiny", filters=8)
         print(f"{keras.backend.backend()}, {epochs} epochs of {len(train)} steps")
