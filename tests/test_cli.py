@@ -25,13 +25,14 @@ OPTIONS = {
     "demo": ("--output", "--epochs"),
     "train": (
         "--dataset", "--data", "--val-split", "--output", "--resume", "--model", "--backbone",
-        "--preset", "--weights", "--aggregator-filters", "--crop", "--val-crop", "--batch-size",
-        "--val-batch-size", "--epochs", "--lovasz-epochs", "--learning-rate", "--scale-range",
-        "--image-scale", "--seed", "--precision", "--verbose", "--recipe", "--steps", "--optimizer",
-        "--weight-decay", "--head-learning-rate-multiple", "--gradient-accumulation-steps",
+        "--preset", "--weights", "--aggregator-filters", "--crop-size", "--val-crop-size",
+        "--batch-size", "--val-batch-size", "--epochs", "--lovasz-epochs", "--learning-rate",
+        "--scale-range", "--image-scale", "--seed", "--precision", "--verbose", "--recipe",
+        "--steps", "--optimizer", "--weight-decay", "--head-learning-rate-multiple",
+        "--gradient-accumulation-steps",
         "--global-clipnorm", "--ema-momentum", "--freeze-batch-norm", "--contrast-range",
         "--rotation-range", "--blur-range", "--config", "--save-every", "--on-bad-image",
-        "--deterministic", "--devices", "--max-pixels",
+        "--deterministic", "--devices", "--max-pixels", "--logger",
     ),
     "evaluate": (
         "--dataset", "--data", "--split", "--output", "--absent-as-zero", "--scales", "--flip",
@@ -46,7 +47,7 @@ OPTIONS = {
     ),
     "compare": (),
     "summary": ("--size", "--batch-size", "--num-classes", "--depth", "--measure", "--rounds"),
-    "save-preset": ("--dtype", "--licence"),
+    "save-preset": ("--dtype", "--license"),
     "convert": ("--backbone", "--channels"),
     "inspect": ("--data", "--sheet", "--class-weights", "--max-pixels"),
     "predict": (
@@ -91,7 +92,7 @@ NEW = ("--model", "fcn", "--backbone", "resnet_tiny")
 
 def train(data, *arguments, model=NEW):
     return call(
-        *("train", "--dataset", "folder", "--data", data, *model, "--crop", 32, 32),
+        *("train", "--dataset", "folder", "--data", data, *model, "--crop-size", 32, 32),
         *("--batch-size", 4, "--epochs", 1, "--learning-rate", 1e-3, "--verbose", 0, *arguments),
     )
 
@@ -145,7 +146,7 @@ def test_the_sheet_of_train_has_three_pictures_a_row(trained):
 def test_train_writes_its_arguments_and_versions(trained, data):
     config = json.loads((trained[0] / "config.json").read_text("utf-8"))
     arguments = config["arguments"]
-    assert (arguments["model"], arguments["crop"], arguments["epochs"]) == ("fcn", [32, 32], 1)
+    assert (arguments["model"], arguments["crop_size"], arguments["epochs"]) == ("fcn", [32, 32], 1)
     assert arguments["data"] == str(data.resolve())
     found = {
         name: config["versions"][name] for name in ("keras_sanet", "keras", "backend", "numpy")
@@ -167,7 +168,7 @@ def test_config_repeats_a_run_to_the_last_bit(data, tmp_path):
         assert done.returncode == 0, done.stderr
 
     first, again = tmp_path / "first", tmp_path / "again"
-    options = f"--dataset folder --data {data} --crop 32 32 --batch-size 2 --epochs 2"
+    options = f"--dataset folder --data {data} --crop-size 32 32 --batch-size 2 --epochs 2"
     options += f" --learning-rate 1e-3 {' '.join(map(str, NEW))} --output {first}"
     deterministic(*options.split())
     deterministic("--config", first / "config.json", "--output", again)
@@ -200,7 +201,7 @@ def stopped(trained, tmp_path):
     [
         (("--batch-size", "2"), "4, not 2"),
         (("--learning-rate", "0.1"), "0.001, not 0.1"),
-        (("--crop", "64", "64"), "32 32, not 64 64"),
+        (("--crop-size", "64", "64"), "32 32, not 64 64"),
         (("--model", "sanet"), "fcn, not sanet"),
         (("--epochs", "2"), "1, not 2"),
         (("--steps", "9"), "None, not 9"),
@@ -228,7 +229,7 @@ def test_resume_takes_the_same_values_and_moved_data(stopped, data, tmp_path):
     shutil.copytree(data, tmp_path / "moved")
     code, _, error = call(
         *("train", "--resume", stopped, "--data", tmp_path / "moved", "--batch-size", 4),
-        *("--crop", 32, 32, "--output", stopped, "--save-every", 9, "--on-bad-image", "skip"),
+        *("--crop-size", 32, 32, "--output", stopped, "--save-every", 9, "--on-bad-image", "skip"),
         *("--verbose", 0),
     )
     assert code == 0, error
@@ -758,7 +759,7 @@ def test_help_names_every_command():
     [
         [],
         ["fly"],
-        ["train", "--crop", "32"],
+        ["train", "--crop-size", "32"],
         ["train", "--model", "unet"],
         ["train", "--epochs", "many"],
         ["evaluate", "model.keras"],
@@ -850,7 +851,7 @@ def test_a_run_knows_its_preset_by_name(data, tmp_path, monkeypatch):
 
 def test_save_preset_names_what_a_folder_lacks(tmp_path):
     code, _, error = call("save-preset", tmp_path, tmp_path / "x")
-    assert (code, "is no finished `train` run: it holds no model.keras" in error) == (1, True)
+    assert (code, "is no finished run: it holds no model.keras" in error) == (1, True)
 
 
 def test_presets_are_listed():

@@ -24,7 +24,7 @@ from keras_sanet import _files, datasets, training
 from keras_sanet.pipeline import make_dataset
 from keras_sanet.training import run_folder
 from keras_sanet.training import state as run_state
-from keras_sanet.training.callbacks import Best, Log, State
+from keras_sanet.training.callbacks import LogMetrics, SaveBest, SaveState
 
 STEPS = 4  # an epoch
 
@@ -91,7 +91,11 @@ def begun(short, tmp_path):
 
 
 def figures(folder):
-    return run_state.rows(folder / "cross_entropy.csv")
+    return run_state.read_log(folder / "cross_entropy.csv")
+
+
+def arguments(folder):
+    return run_folder.read_config(folder / "config.json")["arguments"]
 
 
 # Kills
@@ -106,7 +110,7 @@ def killed(pairs, tmp_path_factory):
     kills = []
     for where in (("kill",), ("os.rename", state), ("open", state), ("os.rename", "entropy.csv")):
         done = script(pairs, folder, *where)
-        kills.append((done.returncode, run_state.place(folder / state)[:2]))
+        kills.append((done.returncode, run_state.read_state(folder / state)[:2]))
     script(pairs, folder)
     return folder, kills
 
@@ -147,7 +151,7 @@ def stopped(pairs, tmp_path_factory):
     on with it, what was said, and the place in between."""
     folder = tmp_path_factory.mktemp("stopped")
     done = script(pairs, folder, "interrupt")
-    place = run_state.place(folder / "cross_entropy_state.keras")
+    place = run_state.read_state(folder / "cross_entropy_state.keras")
     script(pairs, folder)
     return folder, done.stderr.splitlines()[-1], place
 
@@ -191,7 +195,7 @@ def test_sigterm_in_validation_ends_after_it_with_the_epochs_state(pairs, tmp_pa
     with pytest.raises(SystemExit) as error:
         run(pairs, tmp_path, end, epochs=2)
     assert error.value.code == 128 + signal.SIGTERM
-    assert run_state.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
+    assert run_state.read_state(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
 
 
 @pytest.mark.slow
@@ -340,7 +344,7 @@ def test_an_epochs_state_is_saved_without_another_optimizer(tmp_path):
     note = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: names.append(keras.optimizers.Optimizer(1.0).name)
     )
-    state = State(tmp_path / "lovasz_state.keras", None, None)
+    state = SaveState(tmp_path / "lovasz_state.keras", None, None)
     model.fit(np.ones((2, 2)), np.ones((2, 1)), epochs=4, verbose=0, callbacks=[state, note])
     numbers = [int(name.rpartition("_")[2]) for name in names[1:]]
     assert np.diff(numbers).tolist() == [1, 1]
@@ -413,19 +417,21 @@ def test_pictures_read_through_a_cache_are_the_same_data(pairs, tmp_path):
 def test_other_arguments_are_refused_with_both_values(pairs, begun, change, said):
     with pytest.raises(ValueError, match=f"began with other arguments: .*{said}"):
         run(pairs, begun, **{"epochs": 1, **change})
-    assert run_folder.arguments_of(begun)["learning_rate"] == 1e-3
+    assert arguments(begun)["learning_rate"] == 1e-3
 
 
 def test_another_number_of_batches_is_refused(tmp_path):
     batch = (np.zeros((2, 24, 32, 3), "uint8"), np.zeros((2, 24, 32), "uint8"))
     (tmp_path / "config.json").write_text('{"arguments": {"steps_per_epoch": 4}}')
     with pytest.raises(ValueError, match="`steps_per_epoch` 4, now 3"):
-        training.fit(network(), [batch] * 3, [batch], tmp_path, 1)
+        training.fit(network(), [batch] * 3, [batch], folder=tmp_path, epochs=1)
 
 
 def test_a_run_does_not_become_shorter(pairs, begun):
     run(pairs, begun, epochs=2)
-    assert run_folder.arguments_of(begun)["epochs"] == 2  # longer it may become, and says so
+    assert (
+        run_folder.read_config(begun / "config.json")["arguments"]["epochs"] == 2
+    )  # longer it may become, and says so
     with pytest.raises(ValueError, match="`epochs` 2, now 1"):
         run(pairs, begun, epochs=1)
 
@@ -458,7 +464,7 @@ def test_damaged_files_of_a_run_are_named(pairs, begun, name, content):
 def figured(tmp_path_factory):
     """The folder of a state and the figures of two epochs."""
     folder, model = tmp_path_factory.mktemp("figured"), network()
-    log = Log(folder / "lovasz.csv")
+    log = LogMetrics(folder / "lovasz.csv")
     for epoch in (0, 1):
         log.on_epoch_begin(epoch)
         log.on_epoch_end(epoch, {"loss": 0.5 / (epoch + 1), "val_mean_iou": float("nan")})
@@ -483,19 +489,19 @@ def figured(tmp_path_factory):
 )
 def test_figures_that_are_not_those_of_the_state_are_refused(figured, tmp_path, spoil):
     folder = shutil.copytree(figured, tmp_path / "run")
-    assert run_state.place(folder / "lovasz_state.keras")[:2] == (2, 0)
+    assert run_state.read_state(folder / "lovasz_state.keras")[:2] == (2, 0)
     spoil(folder / "lovasz.csv")
     with pytest.raises(
         ValueError, match="lovasz.csv (has not|is damaged).* Put it back; or delete"
     ):
-        run_state.place(folder / "lovasz_state.keras")
+        run_state.read_state(folder / "lovasz_state.keras")
 
 
 def test_figures_that_a_table_calculator_saved_again_are_the_same(figured, tmp_path):
     folder = shutil.copytree(figured, tmp_path / "run")
     path = folder / "lovasz.csv"
     path.write_text(path.read_text().replace("0.25", "2.5e-1").replace("\n0,", '\n"0",'))
-    assert run_state.place(folder / "lovasz_state.keras")[:2] == (2, 0)
+    assert run_state.read_state(folder / "lovasz_state.keras")[:2] == (2, 0)
 
 
 def test_a_run_stops_at_spoilt_figures_before_it_trains(pairs, begun):
@@ -516,16 +522,13 @@ def test_a_run_without_its_best_model_is_refused_before_it_trains(pairs, begun):
 
 def test_figures_that_are_deleted_in_between_are_written_again(tmp_path):
     path = tmp_path / "lovasz.csv"
-    log, best = (
-        Log(path),
-        Best(tmp_path / "a.keras", path, "val_mean_iou", "max"),
-    )
+    log, best = LogMetrics(path), SaveBest(tmp_path, "lovasz")
     for epoch in (0, 1):
         for callback in (log, best):
             callback.on_epoch_begin(epoch)
         path.unlink(missing_ok=True)
         log.on_epoch_end(epoch, {"val_mean_iou": 0.5})
-    assert [row["epoch"] for row in run_state.rows(path)] == [0, 1]
+    assert [row["epoch"] for row in run_state.read_log(path)] == [0, 1]
 
 
 def test_a_folders_name_is_taken_as_it_is(pairs, tmp_path):
@@ -562,7 +565,7 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_whole(pairs, tmp_path, sha
     size = (tmp_path / "cross_entropy_state.keras").stat().st_size
     with largest_file(int(share * size)), pytest.raises(OSError, match="File too large: .*keras"):
         run(pairs, tmp_path, epochs=2)
-    assert run_state.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
+    assert run_state.read_state(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".new-")]
     run(pairs, tmp_path, epochs=2)
     assert [row["epoch"] for row in figures(tmp_path)] == [0, 1]
@@ -598,7 +601,7 @@ def test_an_image_that_breaks_in_an_epoch_is_named_and_the_run_goes_on_once_it_i
     good = path.read_bytes()
     with pytest.raises(ValueError, match=r"images/train/3.png can't be read as an image"):
         run(own_pairs, tmp_path / "run", At(0, STEPS - 1, lambda model: spoil(own_pairs)))
-    assert run_state.place(tmp_path / "run/cross_entropy_state.keras")[0] >= 1
+    assert run_state.read_state(tmp_path / "run/cross_entropy_state.keras")[0] >= 1
     path.write_bytes(good)
     run(own_pairs, tmp_path / "run")
     assert [row["epoch"] for row in figures(tmp_path / "run")] == [0, 1, 2]
@@ -644,13 +647,14 @@ def test_a_loss_that_is_nan_ends_the_run_with_the_steps_images_and_the_last_stat
     # The second step spoils the third.
     images = images_of(pairs, 1, 2)
     assert str(error.value).startswith(f"The loss is nan in epoch 2, at the images {images}.")
-    assert run_state.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
+    assert run_state.read_state(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
     assert len(figures(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(("step", "save_every"), [(STEPS - 1, None), (1, 2)])
 def test_weights_that_are_nan_are_not_saved(pairs, tmp_path, step, save_every):
     run(pairs, tmp_path, epochs=1)
+    (tmp_path / "model.keras").unlink()  # which training on removes
     kept = {path: path.read_bytes() for path in tmp_path.glob("*.keras")}
     with pytest.raises(FloatingPointError, match="The weights are not finite in epoch 2, at the i"):
         run(pairs, tmp_path, At(1, step, spoil_weights), save_every=save_every)
@@ -704,7 +708,7 @@ def test_a_run_stopped_in_its_second_phase_gives_the_figures_of_one_that_was_not
         run(pairs, tmp_path / "run", At(0, 1, press), **more)
     run(pairs, tmp_path / "run", **more)
     for name in ("cross_entropy.csv", "lovasz.csv"):
-        found, expected = (run_state.rows(tmp_path / kind / name) for kind in ("run", "whole"))
+        found, expected = (run_state.read_log(tmp_path / kind / name) for kind in ("run", "whole"))
         assert len(found) == len(expected) > 0
         # TensorFlow adds in another order from run to run.
         tolerance = 5e-3 if keras.backend.backend() == "tensorflow" else 1e-4
@@ -727,7 +731,9 @@ def test_a_run_killed_in_its_second_phase_before_a_state_gives_the_figures_of_on
     with pytest.raises(Killed):
         run(pairs, tmp_path / "run", At(0, 1, kill), **phases)
     run(pairs, tmp_path / "run", **phases)
-    found, expected = (run_state.rows(tmp_path / kind / "lovasz.csv") for kind in ("run", "whole"))
+    found, expected = (
+        run_state.read_log(tmp_path / kind / "lovasz.csv") for kind in ("run", "whole")
+    )
     # TensorFlow adds in another order from run to run.
     tolerance = 5e-3 if keras.backend.backend() == "tensorflow" else 1e-4
     assert found == [pytest.approx(expected[0], rel=tolerance)]
@@ -758,4 +764,6 @@ def test_the_state_of_a_step_needs_a_data_set_that_can_go_on(pairs, tmp_path):
         run(pairs, tmp_path, press)
     batch = (np.zeros((2, 24, 32, 3), "uint8"), np.zeros((2, 24, 32), "uint8"))
     with pytest.raises(ValueError, match="is of step 2 in an epoch, and `train` has no `rest`"):
-        training.fit(network(), [batch] * STEPS, [batch], tmp_path, EPOCHS, learning_rate=1e-3)
+        training.fit(
+            network(), [batch] * STEPS, [batch], folder=tmp_path, epochs=EPOCHS, learning_rate=1e-3
+        )

@@ -5,13 +5,12 @@ import numpy as np
 
 from keras_sanet import (
     backbones,
-    evaluation,
     presets,
     recipes,
+    training,
     weights,
 )
-from keras_sanet.cli.options import _arguments_of, _images, _limit_pixels, _load_model, _read_json
-from keras_sanet.cli.train import _RECIPE
+from keras_sanet.cli.options import _images, _limit_pixels, _load_model
 from keras_sanet.datasets.files import open_image
 from keras_sanet.export import export as export_model
 from keras_sanet.measurement import measure
@@ -88,22 +87,7 @@ def list_recipes(options):
 
 def save_preset(options):
     """Writes the model of a training run as a preset, a folder to share and to load by its path."""
-    run = Path(options.run)
-    for name in ("model.keras", "config.json", "evaluation.json"):
-        if not (run / name).is_file():
-            raise FileNotFoundError(f"{run} is no finished `train` run: it holds no {name}.")
-    versions = _read_json(run / "config.json", "arguments", "versions")["versions"]
-    arguments = _arguments_of(run / "config.json")
-    recipe = {name: arguments[name] for name in _RECIPE if arguments.get(name) is not None}
-    for name in {"weights", "preset"} & recipe.keys():
-        recipe[name] = Path(recipe[name]).name  # where the file lies is nobody's business
-    presets.save_preset(
-        _load_model(run / "model.keras"),
-        options.output,
-        figures=evaluation.read_figures(run / "evaluation.json"),
-        recipe={**recipe, "versions": versions},
-        crop=arguments.get("crop"),
-        licence=options.licence,
-        dtype=options.dtype,
+    training.save_preset_from_run(
+        options.run, options.output, dtype=options.dtype, license=options.license
     )
     print(f"Preset:    {Path(options.output).resolve()}")

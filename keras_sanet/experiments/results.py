@@ -325,7 +325,7 @@ def _epochs(found):
 def _figures(folder, epochs):
     """Figures of a run, epoch by epoch; none where it is not finished."""
     log = folder / "cross_entropy.csv"
-    rows = state.rows(log)
+    rows = state.read_log(log)
     if len(rows) < epochs:
         return {}
     try:

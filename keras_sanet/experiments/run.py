@@ -120,12 +120,12 @@ def train(dataset, row, seed, protocol, folder, verbose=0):
                 **scale,
             )  # fmt: skip
             training.fit(
-                build(row, dataset.num_classes, protocol), data, val, folder, protocol["epochs"],
-                learning_rate=protocol["learning_rate"],
+                build(row, dataset.num_classes, protocol), data, val, folder=folder,
+                epochs=protocol["epochs"], evaluate=False, learning_rate=protocol["learning_rate"],
                 head_learning_rate_multiple=protocol["head_learning_rate_multiple"],
                 arguments={"row": row, "seed": seed, **protocol}, verbose=verbose,
             )  # fmt: skip
-        for name in ("cross_entropy.keras", "cross_entropy_state.keras", "tensorboard"):
+        for name in ("cross_entropy.keras", "cross_entropy_state.keras", "model.keras"):
             remove(folder / name)
         found = _figures(folder, protocol["epochs"])
     return {name: values[-1] for name, values in found.items()}
