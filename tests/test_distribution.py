@@ -162,7 +162,7 @@ def test_stock_batch_norm_alone_is_synchronized_by_a_switch():
     model = keras.Sequential([keras.Input((4, 4, 3)), *norms])
     assert distribution.synchronize_batch_norm(model) == 1
     assert [norm.synchronized for norm in norms] == [True, False]
-    assert distribution.synchronize_batch_norm(model, False) == 1
+    assert distribution.synchronize_batch_norm(model, synchronized=False) == 1
     assert not norms[0].synchronized
 
 

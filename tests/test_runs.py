@@ -5,6 +5,7 @@ no larger files.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -20,7 +21,7 @@ import pytest
 from PIL import Image
 from small_run import EPOCHS, At, network, run, stop, write_pairs
 
-from keras_sanet import _files, datasets, training
+from keras_sanet import FCN, _files, datasets, presets, training
 from keras_sanet.pipeline import make_dataset
 from keras_sanet.training import run_folder
 from keras_sanet.training import state as run_state
@@ -542,6 +543,126 @@ def test_a_damaged_state_is_named(pairs, tmp_path):
     (tmp_path / "cross_entropy_state.keras").write_bytes(b"PK\3\4" + bytes(100))
     with pytest.raises(ValueError, match="cross_entropy_state.keras can't be gone on from"):
         run(pairs, tmp_path)
+
+
+# Finished runs
+
+
+@pytest.fixture(scope="module")
+def finished(pairs, tmp_path_factory):
+    """The folder of a run of a network of the package, which a preset can hold."""
+    folder, dataset = tmp_path_factory.mktemp("finished"), datasets.load("folder", pairs)
+    model = FCN(dataset.num_classes, "resnet_tiny", filters=8)
+    train = make_dataset(dataset, "train", crop_size=(24, 32), batch_size=4, blur_range=(0, 1))
+    val = make_dataset(dataset, "val", batch_size=2, training=False)
+    training.fit(model, train, val, folder=folder, epochs=1, learning_rate=1e-3, verbose=0)
+    return folder
+
+
+def test_a_preset_of_a_run_of_fit_holds_its_recipe_and_metrics(finished, tmp_path):
+    training.save_preset_from_run(finished, tmp_path / "preset")
+    config = presets.config(tmp_path / "preset")
+    recipe = config["recipe"]
+    assert (recipe["learning_rate"], recipe["batch_size"]) == (1e-3, 4)
+    assert recipe["blur_range"] == [0, 1]
+    saved = json.loads((finished / "evaluation.json").read_text("utf-8"))
+    assert config["figures"]["mean_iou"] == saved["mean_iou"]
+    loaded = presets.from_preset(tmp_path / "preset").get_weights()
+    expected = keras.saving.load_model(finished / "model.keras", compile=False).get_weights()
+    for one, other in zip(loaded, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "config.json", "evaluation.json"])
+def test_a_preset_of_a_run_that_is_not_finished_is_refused(finished, tmp_path, name):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"is no finished run: it holds no {name}"):
+        training.save_preset_from_run(run, tmp_path / "preset")
+    assert not (tmp_path / "preset").exists()
+
+
+def test_a_run_that_stopped_in_its_evaluation_is_evaluated_by_the_next_call(pairs, begun):
+    evaluated = (begun / "evaluation.json").read_text("utf-8")
+    (begun / "evaluation.json").unlink()
+    seen = Seen()
+    run(pairs, begun, seen, epochs=1)
+    assert seen.epochs == []
+    assert (begun / "evaluation.json").read_text("utf-8") == evaluated
+
+
+def test_a_finished_run_without_states_is_loaded_and_becomes_no_longer(pairs, begun):
+    best = keras.saving.load_model(begun / "model.keras", compile=False).get_weights()
+    run_folder.remove_states(begun)
+    assert [path.name for path in begun.glob("*.keras")] == ["model.keras"]
+    seen = Seen()
+    history = run(pairs, begun, seen, epochs=1)
+    assert seen.epochs == [] and len(history.epoch) == 1
+    for one, other in zip(history.model.get_weights(), best, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="`epochs` 1, now 2.*as long as the run's states are the"):
+        run(pairs, begun, epochs=2)
+
+
+def test_a_longer_run_is_evaluated_anew(pairs, begun):
+    (begun / "evaluation.txt").write_text("of the shorter run")
+    run(pairs, begun, epochs=2)
+    assert "of the shorter run" not in (begun / "evaluation.txt").read_text("utf-8")
+    files = {path.name for path in begun.iterdir()}
+    assert {"model.keras", "evaluation.json", "cross_entropy_state.keras"} <= files
+
+
+def test_without_evaluate_a_run_leaves_its_model_alone(pairs, tmp_path):
+    run(pairs, tmp_path, epochs=1, evaluate=False)
+    assert (tmp_path / "model.keras").is_file()
+    assert not (tmp_path / "evaluation.json").exists()
+
+
+def test_data_that_are_not_ours_are_not_evaluated(tmp_path):
+    batch = (np.zeros((2, 24, 32, 3), "uint8"), np.zeros((2, 24, 32), "uint8"))
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return batch
+
+    model = network()
+    training.fit(model, Batches(), Batches(), folder=tmp_path, epochs=1, verbose=0)
+    assert (tmp_path / "model.keras").is_file()
+    assert not (tmp_path / "evaluation.json").exists()
+
+
+def test_a_config_of_the_first_version_says_the_same_in_its_words(tmp_path):
+    old = {"crop": [24, 32], "val_crop": None, "epochs": 3}
+    (tmp_path / "config.json").write_text(json.dumps({"arguments": old}))
+    assert arguments(tmp_path) == {"crop_size": [24, 32], "val_crop_size": None, "epochs": 3}
+
+
+# Loggers
+
+
+def test_an_unknown_logger_is_refused_with_the_known_ones(pairs, tmp_path):
+    with pytest.raises(ValueError, match="Unknown logger 'csv'. Known: tensorboard, wandb, mlflow"):
+        run(pairs, tmp_path / "run", logger="csv")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("logger", ["wandb", "mlflow"])
+def test_a_logger_without_its_package_is_refused_with_the_way_out(pairs, tmp_path, logger):
+    if importlib.util.find_spec(logger):
+        pytest.skip(f"{logger} is installed")
+    with pytest.raises(ImportError, match=f"logger='{logger}' needs .*: pip install {logger}"):
+        run(pairs, tmp_path / "run", logger=logger)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_gets_the_metrics_where_it_is_asked_for(pairs, tmp_path):
+    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorflow")
+    run(pairs, tmp_path, epochs=1, evaluate=False, logger="tensorboard")
+    assert list(tmp_path.glob("tensorboard/cross_entropy/train/events.*"))
 
 
 # Full disks

@@ -1,6 +1,5 @@
 import contextlib
 import sys
-import time
 from pathlib import Path
 
 import keras
@@ -21,7 +20,6 @@ from keras_sanet.cli.options import (
     _NO_ARGUMENTS,
     _arguments_of,
     _build_model,
-    _duration,
     _flag,
     _load_dataset,
     _load_model,
@@ -57,6 +55,7 @@ def _scope(options):
 
 def demo(options):
     """Trains a small SANet on drawn street scenes, and shows what it learnt."""
+    _check_length(options.epochs, options.lovasz_epochs)
     output = _new_folder(options.output)
     print(
         f"Trains a small SANet on {datasets.scenes.SPLITS['train']} drawn street scenes for "
@@ -102,11 +101,23 @@ def train(options):
             raise ValueError("--dataset must be given (or --resume RUN).")
         elif options.preset:
             _check_preset(options)
+        first = options.epochs if options.steps is None else options.steps
+        _check_length(first, options.lovasz_epochs)
         _train(options, held)
 
 
+def _check_length(epochs, lovasz_epochs):
+    if not epochs and not lovasz_epochs:
+        raise ValueError("--epochs, --steps or --lovasz-epochs must be above 0, or nothing trains.")
+
+
 def _train(options, held):
-    """Args: held, the `contextlib.ExitStack` that is to have the lock of the run's folder."""
+    """Trains after the options were checked.
+
+    Args:
+        options: of the command.
+        held: `contextlib.ExitStack` that is to have the lock of the run's folder.
+    """
     dataset = _load_dataset(options)
     keras.utils.set_random_seed(options.seed)
     if options.deterministic:
@@ -151,10 +162,9 @@ def _train(options, held):
         f"{len(dataset.samples('train'))} training and {len(dataset.samples(options.val_split))} "
         f"validation images; {len(train)} steps of {options.batch_size} an epoch, "
         f"{length} + {options.lovasz_epochs} epochs, learning rate "
-        f"{options.learning_rate:g}.\nThe expected time follows after the first steps.",
+        f"{options.learning_rate:g}.",
         flush=True,
     )
-    first = options.epochs * len(train) if by_epochs else options.steps
     training.fit(
         model,
         train,
@@ -164,7 +174,6 @@ def _train(options, held):
         steps=options.steps,
         lovasz_epochs=options.lovasz_epochs,
         save_every=options.save_every,
-        callbacks=[_ExpectedTime(first + options.lovasz_epochs * len(train))],
         verbose=_verbosity() if options.verbose is None else options.verbose,
         logger=options.logger,
         arguments=_arguments(options),
@@ -277,25 +286,6 @@ def _check_preset(options):
         )
     for name in _MODEL_DEFAULTS:
         setattr(options, name, None)
-
-
-class _ExpectedTime(keras.callbacks.Callback):
-    """Says after a few steps how long the whole training takes."""
-
-    _AFTER = 8  # steps, the first of which compiles
-
-    def __init__(self, steps):
-        super().__init__()
-        self._steps, self._start, self._done = steps, None, 0
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._done += 1
-        if self._done == 1:
-            self._start = time.monotonic()
-        if self._done == self._AFTER:
-            step = (time.monotonic() - self._start) / (self._AFTER - 1)
-            rest = _duration(step * (self._steps - self._done))
-            print(f"\n{step:.2f} s a step: about {rest} of training, and validation.", flush=True)
 
 
 def _arguments(options):
