@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -21,7 +20,7 @@ import pytest
 from PIL import Image
 from small_run import EPOCHS, At, network, run, stop, write_pairs
 
-from keras_sanet import FCN, _files, datasets, presets, training
+from keras_sanet import FCN, datasets, presets, training
 from keras_sanet.pipeline import make_dataset
 from keras_sanet.training import run_folder
 from keras_sanet.training import state as run_state
@@ -232,53 +231,6 @@ def test_a_second_run_into_a_folder_is_refused(pairs, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
-# Links
-
-
-def link(path, target):
-    try:
-        path.symlink_to(target)
-    except OSError as error:  # Windows, without the right
-        pytest.skip(f"no links here: {error}")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [".lock", "evaluation.txt", "cross_entropy.csv", "lovasz_state.keras", "tensorboard",
-     "tensorboard/lovasz/validation"],
-)  # fmt: skip
-@pytest.mark.parametrize("there", [True, False])
-def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path, name, there):
-    outside, path = tmp_path / "outside", tmp_path / "run" / name
-    if there:
-        outside.write_text("kept")
-    path.parent.mkdir(parents=True)
-    link(path, outside)
-    said = f"{path} is a link to {outside}, out of its folder"
-    with pytest.raises(ValueError, match=said), _files.locked(tmp_path / "run"):
-        raise AssertionError("taken")
-    assert outside.read_text() == "kept" if there else not outside.exists()
-
-
-def test_a_folder_that_is_a_link_and_links_inside_of_it_are_taken(tmp_path):
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there/figures").mkdir()
-    link(tmp_path / "here", tmp_path / "there")
-    link(tmp_path / "there/tensorboard", tmp_path / "there/figures")
-    with _files.locked(tmp_path / "here"):
-        assert (tmp_path / "there/.lock").is_file()
-
-
-@pytest.mark.parametrize("make", [Path.hardlink_to, Path.symlink_to])
-def test_a_lock_that_is_another_file_too_is_refused(tmp_path, make):
-    (tmp_path / "thesis.txt").write_text("kept")
-    make(tmp_path / ".lock", tmp_path / "thesis.txt")
-    said = ".lock must be a file by itself"
-    with pytest.raises(ValueError, match=said), _files.locked(tmp_path):
-        raise AssertionError("taken")
-    assert (tmp_path / "thesis.txt").read_text() == "kept"
-
-
 # What a run began with
 
 
@@ -321,20 +273,6 @@ def test_other_data_are_refused_with_the_difference(own_pairs, tmp_path):
     with pytest.raises(ValueError, match=expected):
         run(own_pairs, folder)
     assert len(figures(folder)) == 1
-
-
-def test_a_lock_can_be_taken_again_by_its_thread_alone(tmp_path):
-    pytest.importorskip("fcntl", reason="Windows locks by another module")
-
-    def take():
-        with _files.locked(tmp_path):
-            return "taken"
-
-    with _files.locked(tmp_path), ThreadPoolExecutor(1) as other:
-        assert take() == "taken"
-        with pytest.raises(FileExistsError, match="Another process writes into"):
-            other.submit(take).result()
-    assert take() == "taken"
 
 
 def test_an_epochs_state_is_saved_without_another_optimizer(tmp_path):

@@ -22,11 +22,12 @@ from keras_sanet.training import run_folder
 _OVERLAYS = 4  # images on the page
 # Arguments of a run that its preset keeps: no paths and nothing of the machine.
 _RECIPE = (
-    "recipe", "dataset", "preset", "weights", "scale_range", "contrast_range", "rotation_range",
-    "blur_range", "image_scale", "batch_size", "epochs", "steps", "lovasz_epochs", "learning_rate",
-    "lovasz_learning_rate", "optimizer", "weight_decay", "head_learning_rate_multiple",
-    "gradient_accumulation_steps", "global_clipnorm", "ema_momentum", "freeze_batch_norm",
-    "precision", "seed",
+    "recipe", "dataset", "preset", "weights", "scale_range", "contrast_range", "flip",
+    "rotation_range", "brightness_range", "saturation_range", "hue_range", "blur_range",
+    "class_limit", "image_scale", "batch_size", "epochs", "steps", "lovasz_epochs",
+    "learning_rate", "lovasz_learning_rate", "optimizer", "weight_decay",
+    "head_learning_rate_multiple", "gradient_accumulation_steps", "global_clipnorm",
+    "ema_momentum", "freeze_batch_norm", "precision", "seed",
 )  # fmt: skip
 
 

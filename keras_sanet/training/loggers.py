@@ -5,11 +5,11 @@ from pathlib import Path
 
 import keras
 
+# name -> what is imported, and what pip calls the packages
 LOGGERS = {
-    # name: packages, each a module and what pip calls it
-    "tensorboard": {"tensorboard": "tensorboard", "tensorflow": "tensorflow"},
-    "wandb": {"wandb.integration.keras": "wandb"},
-    "mlflow": {"mlflow.keras": "mlflow"},
+    "tensorboard": (("tensorboard", "tensorflow"), "tensorboard tensorflow"),
+    "wandb": (("wandb.integration.keras",), "wandb"),
+    "mlflow": (("mlflow.keras",), "mlflow"),
 }
 
 
@@ -29,14 +29,15 @@ def check_logger(logger):
         raise ValueError(
             f"Unknown logger {logger!r}. Known: {', '.join(LOGGERS)}; None for the CSV files alone."
         )
-    for module, package in LOGGERS[logger].items():
-        try:
+    modules, packages = LOGGERS[logger]
+    try:
+        for module in modules:
             importlib.import_module(module)
-        except ImportError as error:
-            raise ImportError(
-                f"logger={logger!r} needs a package that can't be imported: {error}. Install it: "
-                f"pip install {package}"
-            ) from error
+    except ImportError as error:
+        raise ImportError(
+            f"logger={logger!r} needs a package that can't be imported: {error}. Install it: "
+            f"pip install {packages}"
+        ) from error
 
 
 def logger_callbacks(logger, folder, phase):
@@ -58,13 +59,17 @@ def logger_callbacks(logger, folder, phase):
     if logger == "tensorboard":
         return [keras.callbacks.TensorBoard(folder / "tensorboard" / phase)]
     if logger == "wandb":
-        wandb = importlib.import_module("wandb")
+        import wandb
+        from wandb.integration.keras import WandbMetricsLogger
+
         if wandb.run is None:
             wandb.init(name=folder.name, dir=folder)
-        return [importlib.import_module("wandb.integration.keras").WandbMetricsLogger()]
+        return [WandbMetricsLogger()]
     if logger == "mlflow":
-        mlflow = importlib.import_module("mlflow")
+        import mlflow
+        from mlflow.keras import MlflowCallback
+
         if mlflow.active_run() is None:
             mlflow.start_run(run_name=folder.name)
-        return [importlib.import_module("mlflow.keras").MlflowCallback()]
+        return [MlflowCallback()]
     return []

@@ -286,20 +286,16 @@ def _uncached(files):
 
 def _revision():
     """The git revision of the package where it is a clone's, with "-dirty" after changes."""
-    folder = Path(__file__).parent
+    file = Path(__file__)
 
     def git(*arguments):
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20
-        )
-        return done.stdout.strip() if done.returncode == 0 else None
+        command = ["git", "-C", str(file.parent), *arguments]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        return run.stdout.strip()
 
-    try:
-        if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
-            return None
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        git("ls-files", "--error-unmatch", file.name)
         return git("describe", "--always", "--abbrev=40", "--dirty", "--exclude=*")
-    except (OSError, subprocess.TimeoutExpired):
-        return None
 
 
 def _write_json(target, content, indent):
