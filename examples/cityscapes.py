@@ -95,7 +95,7 @@ def main():
     title("2. Train, by the paper's recipe")
     if not (run / "config.json").is_file():
         where = ["--data", options.data, "--output", run]
-        command("train", "--recipe", RECIPE, *where, "--crop", *options.crop, *of_training)
+        command("train", "--recipe", RECIPE, *where, "--crop-size", *options.crop, *of_training)
     elif not (run / "evaluation.json").is_file():
         command("train", "--resume", run)
     else:

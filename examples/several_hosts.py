@@ -58,12 +58,12 @@ def main():
             palette=data.palette,
         )
         # Process 0 alone writes; all read, so that the folder must be on a disk that they share.
-        model = keras_sanet.training.fit(
+        keras_sanet.training.fit(
             model,
             train,
             val,
-            options.output,
-            options.epochs,
+            folder=options.output,
+            epochs=options.epochs,
             learning_rate=options.learning_rate,
             verbose=2,
         )

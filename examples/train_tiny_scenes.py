@@ -55,12 +55,13 @@ def main():
         class_names=data.class_names,
         palette=data.palette,
     )
-    model = keras_sanet.training.fit(
+    keras_sanet.training.fit(
         model,
         train,
         val,
-        options.run,
-        *epochs,
+        folder=options.run,
+        epochs=epochs[0],
+        lovasz_epochs=epochs[1],
         learning_rate=RECIPE["cross_entropy"]["learning_rate"],
         lovasz_learning_rate=RECIPE["lovasz"]["learning_rate"],
         verbose=2,

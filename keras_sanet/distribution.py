@@ -1,12 +1,12 @@
 """One model on several devices.
 
 What a step computes is that of one device with the whole batch, to float32 rounding: batch
-normalisation (our layer), `SegmentationLoss`, `LovaszSoftmax` and metrics are of all replicas'
+normalization (our layer), `SegmentationLoss`, `LovaszSoftmax` and metrics are of all replicas'
 images. What is not:
 
 - dropout, whose draws differ;
-- `val_loss`, which counts the void samples that fill up the last batch as images (no other figure
-  does);
+- `val_loss`, which counts the void samples that fill up the last batch as images (no other
+  metric does);
 - on TensorFlow, exact Lovász-softmax (`num_bins=None`): the mean of the replicas', by their images.
   Of 8 images of 96 x 96 with 19 classes, against one device (with 1024 bins: value 1e-7 and
   gradient 3e-4 off, on any number of replicas):
@@ -17,7 +17,7 @@ images. What is not:
       4           +0.0005    44 %               -0.0041    42 %
       8           +0.0001    51 %               -0.0052    36 %
 
-- on TensorFlow, stock batch normalisation of somebody else's backbone (`synchronize_batch_norm`).
+- on TensorFlow, stock batch normalization of somebody else's backbone (`synchronize_batch_norm`).
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from keras_sanet.layers import BatchNormalization
 
 @contextlib.contextmanager
 def scope(devices="auto"):
-    """Around everything, from the data sets to `fit`: trains on several devices.
+    """Context for everything from the data sets to `fit`, which trains on several devices.
 
     That is `tf.distribute.MirroredStrategy` on TensorFlow and `keras.distribution.DataParallel` on
     JAX; with one device nothing changes. `batch_size` is over all devices, and in training a
@@ -50,14 +50,16 @@ def scope(devices="auto"):
             accelerators, or so many logical devices of the CPU where there is none; or a list of
             names, as ["gpu:0", "gpu:2"] or ["cpu:0", "cpu:1"].
 
-    Yields: the names of the devices.
+    Yields:
+        The names of the devices.
 
-    Raises: ValueError where there are no such devices, the CPU can't be split any more, or on
-        PyTorch, where `fit` has one device.
+    Raises:
+        ValueError: where there are no such devices, the CPU can't be split any more, or on
+            PyTorch, where `fit` has one device.
 
     Example:
         with keras_sanet.distribution.scope("auto") as devices:
-            train = keras_sanet.pipeline.make_dataset(data, "train", 473, batch_size=16)
+            train = keras_sanet.pipeline.make_dataset(data, "train", crop_size=473, batch_size=16)
             model = keras_sanet.SANet(data.num_classes)
             keras_sanet.training.compile(model, 30 * len(train))
             model.fit(train, epochs=30)
@@ -70,12 +72,12 @@ def scope(devices="auto"):
 
 
 def is_chief():
-    """Whether this process is the one that writes files: process 0, and any where there is one."""
+    """Tells whether this process writes the files: process 0, or the only one."""
     return _backend.process()[0] == 0
 
 
 def wait():
-    """Returns when all processes have come here, as to read what one of them wrote."""
+    """Waits until all processes have come here, as to read what one of them wrote."""
     if _backend.process()[1] > 1:
         from jax.experimental import multihost_utils
 
@@ -84,8 +86,8 @@ def wait():
 
 @contextlib.contextmanager
 def alone():
-    """Around what one of several processes does by itself, as saving: Keras makes variables then,
-    for which it would wait for the others under `keras.distribution`."""
+    """Context for what one of several processes does by itself, as saving: Keras makes variables
+    then, for which it would wait for the others under `keras.distribution`."""
     shared = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
     try:
@@ -94,9 +96,11 @@ def alone():
         keras.distribution.set_distribution(shared)
 
 
-def synchronize_batch_norm(model, synchronized=True):
-    """Makes stock layers `keras.layers.BatchNormalization` of somebody else's backbone take their
-    statistics over the batch of all replicas of TensorFlow, or not. (Ours always do, and JAX does.)
+def synchronize_batch_norm(model, *, synchronized=True):
+    """Switches how stock batch norms of another package's backbone take their statistics.
+
+    Synchronized, `keras.layers.BatchNormalization` takes them over the batch of all replicas of
+    TensorFlow. (Ours always do, and JAX does.)
 
     Saved files then hold it, which other backends refuse: switch it off before saving.
 
@@ -104,8 +108,12 @@ def synchronize_batch_norm(model, synchronized=True):
         model: any model; layers inside layers are switched too. Call it before `fit`, or compile
             again.
         synchronized: False to switch it off.
-    Returns: the number of layers switched.
-    Raises: ValueError on other backends than TensorFlow.
+
+    Returns:
+        The number of layers switched.
+
+    Raises:
+        ValueError: on other backends than TensorFlow.
     """
     if synchronized and keras.backend.backend() != "tensorflow":
         raise ValueError(

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 
-class _Rates:
+class _RateMultiples:
     """Factors on the learning rate, one a variable; AdamW's weight decay goes with the rate."""
 
     def __init__(self, *args, rate_multiples=None, **kwargs):
@@ -53,27 +53,29 @@ class _Rates:
         return {**super().get_config(), "rate_multiples": self.rate_multiples}
 
 
-def _of_backend(optimizer):
+def _backend_class(optimizer):
     """The class that Keras puts in an optimizer's place: PyTorch's updates all variables at once.
     (Not so for classes derived from the optimizer.)"""
     return type(optimizer.__new__(optimizer))
 
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
-class AdamW(_Rates, _of_backend(keras.optimizers.AdamW)):
+class AdamW(_RateMultiples, _backend_class(keras.optimizers.AdamW)):
     """`keras.optimizers.AdamW` with factors on the learning rate and so on the weight decay.
 
     Args:
         rate_multiples: list, a number for each trainable variable in the order of `build`; None
             for 1.
-        args, kwargs: of `keras.optimizers.AdamW`.
+        args: of `keras.optimizers.AdamW`.
+        kwargs: likewise.
 
-    Raises: ValueError where there are more or fewer numbers than variables.
+    Raises:
+        ValueError: in `build`, where there are more or fewer numbers than variables.
     """
 
 
 @keras.saving.register_keras_serializable(package="keras_sanet")
-class SGD(_Rates, keras.optimizers.SGD):
+class SGD(_RateMultiples, keras.optimizers.SGD):
     """`torch.optim.SGD`: weight decay is part of the gradient, the rate no part of the momentum.
 
         g = gradient + weight_decay x w,  m = momentum x m + g,  w = w - rate x m
@@ -83,7 +85,11 @@ class SGD(_Rates, keras.optimizers.SGD):
 
     Args:
         rate_multiples: see `AdamW`.
-        args, kwargs: of `keras.optimizers.SGD`, with `momentum` above 0, without `nesterov`.
+        args: of `keras.optimizers.SGD`, with `momentum` above 0, without `nesterov`.
+        kwargs: likewise.
+
+    Raises:
+        ValueError: for a momentum of 0, or `nesterov`.
     """
 
     def __init__(self, *args, **kwargs):
@@ -108,12 +114,14 @@ class SGD(_Rates, keras.optimizers.SGD):
 
 @contextlib.contextmanager
 def averaged_weights(model):
-    """Has the average of the weights in a model compiled with `ema_momentum`, and puts the trained
-    ones back in the end. (The statistics of batch norms are averages already.)
+    """Context in which a model compiled with `ema_momentum` has the average of its weights.
 
-    Around what shall see the average: validation, saving the model. What resumes a run keeps the
-    trained ones, and the average beside them in the optimizer. At the end of `fit`, Keras itself
-    leaves the average in the model. Other models stay as they are.
+    For what shall see the average, as validation or saving the model; at its end the model has the
+    trained weights again, from which a run resumes. (The statistics of batch norms are averages
+    already. At the end of `fit`, Keras itself leaves the average in the model.)
+
+    Args:
+        model: any model; others stay as they are.
     """
     optimizer = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of mixed_float16
@@ -122,7 +130,7 @@ def averaged_weights(model):
         return
     trained, averages = (
         # Copies: PyTorch's arrays share the memory of variables, and JAX's steps give it back.
-        [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
+        [np.array(ops.convert_to_numpy(variable)) for variable in variables]
         for variables in (model.trainable_variables, optimizer._model_variables_moving_average)
     )
     for variable, value in zip(model.trainable_variables, averages):
@@ -135,7 +143,7 @@ def averaged_weights(model):
 
 
 class AveragedValidation(keras.callbacks.Callback):
-    """Validates the average of the weights, within `fit`."""
+    """Validates the average of the weights in `fit` (see `averaged_weights`)."""
 
     def on_test_begin(self, logs=None):
         self._average = contextlib.ExitStack()

@@ -13,7 +13,7 @@ no validation split: the paper chooses on "the validation (test) set" itself.
 `tool/train.py`, as a control. Other than there: no auxiliary loss (there 0.4 of a head on stage 3),
 the plain stem of ResNet-50 (there three 3x3 convolutions), padding 0 (there ImageNet's mean), each
 picture rotated and blurred (there half of them, with a blur of 1.1 pixels), resizing by half-pixel
-centres, and the best checkpoint (there the last). Batch norms are to be synchronised over devices.
+centres, and the best checkpoint (there the last). Batch norms are to be synchronized over devices.
 """
 
 _SHARED = {"weights": "imagenet", "scale_range": (0.5, 2.0)}
@@ -48,14 +48,18 @@ _SOURCES = {
 
 
 def names():
-    """All recipes."""
+    """Lists the names of all recipes."""
     return list(_TABLE)
 
 
 def get(name):
-    """The arguments of a recipe, named like the options of `keras-sanet train`.
+    """Returns the arguments of a recipe, named like the options of `keras-sanet train`.
 
-    Raises: ValueError for an unknown name.
+    Args:
+        name: one of `names()`.
+
+    Raises:
+        ValueError: for an unknown name.
 
     Example:
         recipe = keras_sanet.recipes.get("paper_ade20k")
@@ -63,18 +67,18 @@ def get(name):
     """
     if name not in _TABLE:
         raise ValueError(f"Unknown recipe {name!r}. Known: {', '.join(_TABLE)}.")
-    dataset, val_split, crop, epochs, lovasz_epochs = _TABLE[name]
+    dataset, val_split, side, epochs, lovasz_epochs = _TABLE[name]
     return {
         "dataset": dataset,
         "val_split": val_split,
         **_FAMILIES[name.partition("_")[0]],
-        "crop": (crop, crop),
+        "crop_size": (side, side),
         "epochs": epochs,
         "lovasz_epochs": lovasz_epochs,
     }
 
 
 def source(name):
-    """Where a recipe is from."""
+    """Says where a recipe is from."""
     family, _, dataset = name.partition("_")
     return _SOURCES[family].format(dataset)

@@ -3,7 +3,7 @@
 import keras
 
 
-def poly_decay(learning_rate, decay_steps, power=0.9):
+def poly_decay(learning_rate, decay_steps, *, power=0.9):
     """`learning_rate * (1 - step / decay_steps) ** power`, down to 0.
 
     Args:
@@ -11,11 +11,13 @@ def poly_decay(learning_rate, decay_steps, power=0.9):
         decay_steps: number of steps (batches, not epochs) until 0.
         power: exponent.
 
-    Returns: `keras.optimizers.schedules.PolynomialDecay` with end 0; its own default end, 1e-4,
-        lies above the paper's initial rate of 1e-5.
+    Returns:
+        `keras.optimizers.schedules.PolynomialDecay` with end 0; its own default end, 1e-4, lies
+        above the paper's initial rate of 1e-5.
 
-    Raises: ValueError where `decay_steps` is less than 1, or `learning_rate` negative, infinite or
-        NaN.
+    Raises:
+        ValueError: where `decay_steps` is less than 1, or `learning_rate` negative, infinite or
+            NaN.
     """
     if not 0 <= learning_rate < float("inf"):
         raise ValueError(

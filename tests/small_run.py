@@ -54,8 +54,8 @@ def run(root, folder, *callbacks, epochs=EPOCHS, on_bad_image="error", **kwargs)
     bad = {"on_bad_image": on_bad_image}
     train = pipeline.make_dataset(dataset, "train", crop_size=(24, 32), batch_size=2, seed=0, **bad)
     val = pipeline.make_dataset(dataset, "val", batch_size=2, training=False, **bad)
-    kwargs = {"learning_rate": 1e-3, "verbose": 0, "extra_callbacks": callbacks, **kwargs}
-    return training.fit(network(), train, val, folder, epochs, **kwargs)
+    kwargs = {"learning_rate": 1e-3, "verbose": 0, "callbacks": callbacks, **kwargs}
+    return training.fit(network(), train, val, folder=folder, epochs=epochs, **kwargs)
 
 
 class At(keras.callbacks.Callback):

@@ -50,7 +50,7 @@ def fit(model, pairs, *callbacks, steps=STEPS, **kwargs):
 
 def compiled(model=None, learning_rate=1e-3, **kwargs):
     model = model or fcn()
-    training.compile(model, STEPS, learning_rate, **PLAIN, **kwargs)
+    training.compile(model, STEPS, learning_rate=learning_rate, **PLAIN, **kwargs)
     return model
 
 

@@ -162,7 +162,7 @@ def test_stock_batch_norm_alone_is_synchronized_by_a_switch():
     model = keras.Sequential([keras.Input((4, 4, 3)), *norms])
     assert distribution.synchronize_batch_norm(model) == 1
     assert [norm.synchronized for norm in norms] == [True, False]
-    assert distribution.synchronize_batch_norm(model, False) == 1
+    assert distribution.synchronize_batch_norm(model, synchronized=False) == 1
     assert not norms[0].synchronized
 
 
@@ -312,7 +312,8 @@ def test_the_command_trains_on_two_devices(tmp_path):
     scenes.write(tmp_path / "scenes", size=(32, 48), splits={"train": 4, "val": 3})
     arguments = (
         f"-m keras_sanet train --devices 2 --dataset scenes --data {tmp_path}/scenes --model fcn "
-        f"--backbone resnet_tiny --crop 32 48 --batch-size 4 --epochs 1 --output {tmp_path}/run"
+        f"--backbone resnet_tiny --crop-size 32 48 --batch-size 4 --epochs 1 "
+        f"--output {tmp_path}/run"
     )
     (printed,) = finish(start(*arguments.split()))
     assert "2 replicas: cpu:0, cpu:1" in printed

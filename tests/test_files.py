@@ -18,16 +18,18 @@ with _files.locked(sys.argv[1]):
 """
 
 
-def test_a_second_process_is_told_which_one_writes_into_the_folder(tmp_path):
+def test_a_lock_can_be_taken_again_by_its_thread_alone(tmp_path):
     pytest.importorskip("fcntl", reason="Windows locks by another module")
+
+    def take():
+        with _files.locked(tmp_path):
+            return "taken"
+
     with _files.locked(tmp_path), ThreadPoolExecutor(1) as other:
-
-        def take():
-            with _files.locked(tmp_path):
-                return "taken"
-
+        assert take() == "taken"
         with pytest.raises(FileExistsError, match=f"Another process writes .* {os.getpid()} on"):
             other.submit(take).result()
+    assert take() == "taken"
 
 
 @pytest.mark.slow
@@ -42,25 +44,44 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
         assert str(os.getpid()) in (tmp_path / ".lock").read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", [".lock", "evaluation.txt", "images.jsonl"])
+def link(path, target):
+    try:
+        path.symlink_to(target)
+    except OSError as error:  # Windows, without the right
+        pytest.skip(f"no links here: {error}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [".lock", "evaluation.txt", "images.jsonl", "cross_entropy.csv", "lovasz_state.keras",
+     "tensorboard", "tensorboard/lovasz/validation"],
+)  # fmt: skip
 @pytest.mark.parametrize("there", [True, False], ids=["of a file", "of nothing"])
 def test_a_link_out_of_the_folder_is_refused_and_its_target_left(tmp_path, name, there):
-    target, folder = tmp_path / "target", tmp_path / "run"
-    folder.mkdir()
+    outside, path = tmp_path / "outside", tmp_path / "run" / name
     if there:
-        target.write_text("mine", "utf-8")
-    (folder / name).symlink_to(target)
-    refused = pytest.raises(ValueError, match=f"run/{name} is a link to .*target, out of its")
-    with refused, _files.locked(folder):
-        pass
-    assert target.exists() == there
-    assert not there or target.read_text("utf-8") == "mine"
+        outside.write_text("kept")
+    path.parent.mkdir(parents=True)
+    link(path, outside)
+    said = f"{path} is a link to {outside}, out of its folder"
+    with pytest.raises(ValueError, match=said), _files.locked(tmp_path / "run"):
+        raise AssertionError("taken")
+    assert outside.read_text() == "kept" if there else not outside.exists()
 
 
-@pytest.mark.parametrize("link", ["symlink", "link"])
-def test_a_lock_that_is_another_name_of_a_file_is_refused(tmp_path, link):
+def test_a_folder_that_is_a_link_and_links_inside_of_it_are_taken(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there/figures").mkdir()
+    link(tmp_path / "here", tmp_path / "there")
+    link(tmp_path / "there/tensorboard", tmp_path / "there/figures")
+    with _files.locked(tmp_path / "here"):
+        assert (tmp_path / "there/.lock").is_file()
+
+
+@pytest.mark.parametrize("kind", ["symlink", "link"])
+def test_a_lock_that_is_another_name_of_a_file_is_refused(tmp_path, kind):
     (tmp_path / "model.keras").write_text("mine", "utf-8")
-    getattr(os, link)(tmp_path / "model.keras", tmp_path / ".lock")
+    getattr(os, kind)(tmp_path / "model.keras", tmp_path / ".lock")
     with pytest.raises(ValueError, match=".lock must be a file by itself"), _files.locked(tmp_path):
         pass
     assert (tmp_path / "model.keras").read_text("utf-8") == "mine"

@@ -15,7 +15,7 @@ from keras_sanet.cli.train import _arguments
 from keras_sanet.layers import PyramidPooling
 from keras_sanet.pipeline import make_dataset
 
-TRAIN = ("--model", "fcn", "--backbone", "resnet_tiny", "--crop", 32, 32, "--batch-size", 2)
+TRAIN = ("--model", "fcn", "--backbone", "resnet_tiny", "--crop-size", 32, 32, "--batch-size", 2)
 SMALL = ("--model", "fcn", "--backbone", "resnet_tiny", "--rounds", 1)
 
 
@@ -47,9 +47,9 @@ def data(tmp_path_factory):
 @pytest.mark.parametrize(
     ("named", "arguments"),
     [
-        ("crop_size", ("--crop", 0, 0)),
-        ("crop_size", ("--crop", -5, 32)),
-        ("crop_size", ("--val-crop", 0, 5)),
+        ("crop_size", ("--crop-size", 0, 0)),
+        ("crop_size", ("--crop-size", -5, 32)),
+        ("crop_size", ("--val-crop-size", 0, 5)),
         ("batch_size", ("--batch-size", 0)),
         ("batch_size", ("--val-batch-size", -1)),
         ("--epochs", ("--epochs", -1)),
@@ -146,9 +146,9 @@ ARGUMENTS = {"dataset": "folder", "val_split": "val", "batch_size": 2}
         ("--batch-size: must have a value, and is False", {"batch_size": False}),
         ("--batch-size: must be a text or a number, and is {'a': 1}", {"batch_size": {"a": 1}}),
         ("unrecognized arguments: 4", {"batch_size": [2, 4]}),
-        ("--crop: must be a text or a number, and is [1]", {"crop": [[1], 2]}),
-        ("--crop: must have a value, and is []", {"crop": []}),
-        ("--crop: expected 2 arguments", {"crop": [32]}),
+        ("--crop-size: must be a text or a number, and is [1]", {"crop_size": [[1], 2]}),
+        ("--crop-size: must have a value, and is []", {"crop_size": []}),
+        ("--crop-size: expected 2 arguments", {"crop_size": [32]}),
         ("--data-options: '--resume=a' looks like an option", {"data_options": ["--resume=a"]}),
         ("--data: '-h' looks like an option", {"data": "-h"}),
         ("--learning-rate: must be a number above 0", {"learning_rate": 0}),
@@ -192,8 +192,9 @@ def written(tmp_path, **arguments):
 
 
 def test_every_option_of_a_config_is_taken_as_it_was(tmp_path):
-    line = "train --dataset folder --data d --crop 8 9 --rotation-range -0.00001 10 --deterministic"
-    line += " --weight-decay 1e-300 --freeze-batch-norm --data-options a=1 b= --seed 4294967295"
+    line = "train --dataset folder --data d --crop-size 8 9 --rotation-range -0.00001 10"
+    line += " --deterministic --weight-decay 1e-300 --freeze-batch-norm --data-options a=1 b="
+    line += " --seed 4294967295"
     given = cli._parser().parse_args(line.split())
     arguments = json.loads(json.dumps(_arguments(given)))
     options, said = written(tmp_path, **arguments)
@@ -248,7 +249,7 @@ def test_a_picture_that_breaks_off_is_named_without_a_traceback(data, tmp_path):
 def test_fit_names_a_wrong_number_of_epochs(tmp_path, name, value):
     model = models.FCN(2, "resnet_tiny", filters=8)
     with pytest.raises(ValueError, match=f"`{name}` must be"):
-        training.fit(model, [], [], tmp_path / "run", **{"epochs": 0, name: value})
+        training.fit(model, [], [], folder=tmp_path / "run", **{"epochs": 0, name: value})
     assert not (tmp_path / "run").exists()
 
 

@@ -5,13 +5,13 @@ no larger files.
 """
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -20,11 +20,11 @@ import pytest
 from PIL import Image
 from small_run import EPOCHS, At, network, run, stop, write_pairs
 
-from keras_sanet import _files, datasets, training
+from keras_sanet import FCN, datasets, presets, training
 from keras_sanet.pipeline import make_dataset
 from keras_sanet.training import run_folder
 from keras_sanet.training import state as run_state
-from keras_sanet.training.callbacks import Best, Log, State
+from keras_sanet.training.callbacks import LogMetrics, SaveBest, SaveState
 
 STEPS = 4  # an epoch
 
@@ -91,7 +91,11 @@ def begun(short, tmp_path):
 
 
 def figures(folder):
-    return run_state.rows(folder / "cross_entropy.csv")
+    return run_state.read_log(folder / "cross_entropy.csv")
+
+
+def arguments(folder):
+    return run_folder.read_config(folder / "config.json")["arguments"]
 
 
 # Kills
@@ -106,7 +110,7 @@ def killed(pairs, tmp_path_factory):
     kills = []
     for where in (("kill",), ("os.rename", state), ("open", state), ("os.rename", "entropy.csv")):
         done = script(pairs, folder, *where)
-        kills.append((done.returncode, run_state.place(folder / state)[:2]))
+        kills.append((done.returncode, run_state.read_state(folder / state)[:2]))
     script(pairs, folder)
     return folder, kills
 
@@ -147,7 +151,7 @@ def stopped(pairs, tmp_path_factory):
     on with it, what was said, and the place in between."""
     folder = tmp_path_factory.mktemp("stopped")
     done = script(pairs, folder, "interrupt")
-    place = run_state.place(folder / "cross_entropy_state.keras")
+    place = run_state.read_state(folder / "cross_entropy_state.keras")
     script(pairs, folder)
     return folder, done.stderr.splitlines()[-1], place
 
@@ -191,7 +195,7 @@ def test_sigterm_in_validation_ends_after_it_with_the_epochs_state(pairs, tmp_pa
     with pytest.raises(SystemExit) as error:
         run(pairs, tmp_path, end, epochs=2)
     assert error.value.code == 128 + signal.SIGTERM
-    assert run_state.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
+    assert run_state.read_state(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
 
 
 @pytest.mark.slow
@@ -225,53 +229,6 @@ def test_a_second_run_into_a_folder_is_refused(pairs, tmp_path):
         finally:
             other.kill()
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
-
-
-# Links
-
-
-def link(path, target):
-    try:
-        path.symlink_to(target)
-    except OSError as error:  # Windows, without the right
-        pytest.skip(f"no links here: {error}")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [".lock", "evaluation.txt", "cross_entropy.csv", "lovasz_state.keras", "tensorboard",
-     "tensorboard/lovasz/validation"],
-)  # fmt: skip
-@pytest.mark.parametrize("there", [True, False])
-def test_a_link_that_leads_out_of_the_folder_is_refused(tmp_path, name, there):
-    outside, path = tmp_path / "outside", tmp_path / "run" / name
-    if there:
-        outside.write_text("kept")
-    path.parent.mkdir(parents=True)
-    link(path, outside)
-    said = f"{path} is a link to {outside}, out of its folder"
-    with pytest.raises(ValueError, match=said), _files.locked(tmp_path / "run"):
-        raise AssertionError("taken")
-    assert outside.read_text() == "kept" if there else not outside.exists()
-
-
-def test_a_folder_that_is_a_link_and_links_inside_of_it_are_taken(tmp_path):
-    (tmp_path / "there").mkdir()
-    (tmp_path / "there/figures").mkdir()
-    link(tmp_path / "here", tmp_path / "there")
-    link(tmp_path / "there/tensorboard", tmp_path / "there/figures")
-    with _files.locked(tmp_path / "here"):
-        assert (tmp_path / "there/.lock").is_file()
-
-
-@pytest.mark.parametrize("make", [Path.hardlink_to, Path.symlink_to])
-def test_a_lock_that_is_another_file_too_is_refused(tmp_path, make):
-    (tmp_path / "thesis.txt").write_text("kept")
-    make(tmp_path / ".lock", tmp_path / "thesis.txt")
-    said = ".lock must be a file by itself"
-    with pytest.raises(ValueError, match=said), _files.locked(tmp_path):
-        raise AssertionError("taken")
-    assert (tmp_path / "thesis.txt").read_text() == "kept"
 
 
 # What a run began with
@@ -318,20 +275,6 @@ def test_other_data_are_refused_with_the_difference(own_pairs, tmp_path):
     assert len(figures(folder)) == 1
 
 
-def test_a_lock_can_be_taken_again_by_its_thread_alone(tmp_path):
-    pytest.importorskip("fcntl", reason="Windows locks by another module")
-
-    def take():
-        with _files.locked(tmp_path):
-            return "taken"
-
-    with _files.locked(tmp_path), ThreadPoolExecutor(1) as other:
-        assert take() == "taken"
-        with pytest.raises(FileExistsError, match="Another process writes into"):
-            other.submit(take).result()
-    assert take() == "taken"
-
-
 def test_an_epochs_state_is_saved_without_another_optimizer(tmp_path):
     # Keras numbers optimizers by name: each one here is the next, if a save makes none.
     names = []
@@ -340,7 +283,7 @@ def test_an_epochs_state_is_saved_without_another_optimizer(tmp_path):
     note = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: names.append(keras.optimizers.Optimizer(1.0).name)
     )
-    state = State(tmp_path / "lovasz_state.keras", None, None)
+    state = SaveState(tmp_path / "lovasz_state.keras", None, None)
     model.fit(np.ones((2, 2)), np.ones((2, 1)), epochs=4, verbose=0, callbacks=[state, note])
     numbers = [int(name.rpartition("_")[2]) for name in names[1:]]
     assert np.diff(numbers).tolist() == [1, 1]
@@ -417,19 +360,21 @@ def test_pictures_read_through_a_cache_are_the_same_data(pairs, tmp_path):
 def test_other_arguments_are_refused_with_both_values(pairs, begun, change, said):
     with pytest.raises(ValueError, match=f"began with other arguments: .*{said}"):
         run(pairs, begun, **{"epochs": 1, **change})
-    assert run_folder.arguments_of(begun)["learning_rate"] == 1e-3
+    assert arguments(begun)["learning_rate"] == 1e-3
 
 
 def test_another_number_of_batches_is_refused(tmp_path):
     batch = (np.zeros((2, 24, 32, 3), "uint8"), np.zeros((2, 24, 32), "uint8"))
     (tmp_path / "config.json").write_text('{"arguments": {"steps_per_epoch": 4}}')
     with pytest.raises(ValueError, match="`steps_per_epoch` 4, now 3"):
-        training.fit(network(), [batch] * 3, [batch], tmp_path, 1)
+        training.fit(network(), [batch] * 3, [batch], folder=tmp_path, epochs=1)
 
 
 def test_a_run_does_not_become_shorter(pairs, begun):
     run(pairs, begun, epochs=2)
-    assert run_folder.arguments_of(begun)["epochs"] == 2  # longer it may become, and says so
+    assert (
+        run_folder.read_config(begun / "config.json")["arguments"]["epochs"] == 2
+    )  # longer it may become, and says so
     with pytest.raises(ValueError, match="`epochs` 2, now 1"):
         run(pairs, begun, epochs=1)
 
@@ -462,7 +407,7 @@ def test_damaged_files_of_a_run_are_named(pairs, begun, name, content):
 def figured(tmp_path_factory):
     """The folder of a state and the figures of two epochs."""
     folder, model = tmp_path_factory.mktemp("figured"), network()
-    log = Log(folder / "lovasz.csv")
+    log = LogMetrics(folder / "lovasz.csv")
     for epoch in (0, 1):
         log.on_epoch_begin(epoch)
         log.on_epoch_end(epoch, {"loss": 0.5 / (epoch + 1), "val_mean_iou": float("nan")})
@@ -487,19 +432,19 @@ def figured(tmp_path_factory):
 )
 def test_figures_that_are_not_those_of_the_state_are_refused(figured, tmp_path, spoil):
     folder = shutil.copytree(figured, tmp_path / "run")
-    assert run_state.place(folder / "lovasz_state.keras")[:2] == (2, 0)
+    assert run_state.read_state(folder / "lovasz_state.keras")[:2] == (2, 0)
     spoil(folder / "lovasz.csv")
     with pytest.raises(
         ValueError, match="lovasz.csv (has not|is damaged).* Put it back; or delete"
     ):
-        run_state.place(folder / "lovasz_state.keras")
+        run_state.read_state(folder / "lovasz_state.keras")
 
 
 def test_figures_that_a_table_calculator_saved_again_are_the_same(figured, tmp_path):
     folder = shutil.copytree(figured, tmp_path / "run")
     path = folder / "lovasz.csv"
     path.write_text(path.read_text().replace("0.25", "2.5e-1").replace("\n0,", '\n"0",'))
-    assert run_state.place(folder / "lovasz_state.keras")[:2] == (2, 0)
+    assert run_state.read_state(folder / "lovasz_state.keras")[:2] == (2, 0)
 
 
 def test_a_run_stops_at_spoilt_figures_before_it_trains(pairs, begun):
@@ -520,16 +465,13 @@ def test_a_run_without_its_best_model_is_refused_before_it_trains(pairs, begun):
 
 def test_figures_that_are_deleted_in_between_are_written_again(tmp_path):
     path = tmp_path / "lovasz.csv"
-    log, best = (
-        Log(path),
-        Best(tmp_path / "a.keras", path, "val_mean_iou", "max"),
-    )
+    log, best = LogMetrics(path), SaveBest(tmp_path, "lovasz")
     for epoch in (0, 1):
         for callback in (log, best):
             callback.on_epoch_begin(epoch)
         path.unlink(missing_ok=True)
         log.on_epoch_end(epoch, {"val_mean_iou": 0.5})
-    assert [row["epoch"] for row in run_state.rows(path)] == [0, 1]
+    assert [row["epoch"] for row in run_state.read_log(path)] == [0, 1]
 
 
 def test_a_folders_name_is_taken_as_it_is(pairs, tmp_path):
@@ -543,6 +485,126 @@ def test_a_damaged_state_is_named(pairs, tmp_path):
     (tmp_path / "cross_entropy_state.keras").write_bytes(b"PK\3\4" + bytes(100))
     with pytest.raises(ValueError, match="cross_entropy_state.keras can't be gone on from"):
         run(pairs, tmp_path)
+
+
+# Finished runs
+
+
+@pytest.fixture(scope="module")
+def finished(pairs, tmp_path_factory):
+    """The folder of a run of a network of the package, which a preset can hold."""
+    folder, dataset = tmp_path_factory.mktemp("finished"), datasets.load("folder", pairs)
+    model = FCN(dataset.num_classes, "resnet_tiny", filters=8)
+    train = make_dataset(dataset, "train", crop_size=(24, 32), batch_size=4, blur_range=(0, 1))
+    val = make_dataset(dataset, "val", batch_size=2, training=False)
+    training.fit(model, train, val, folder=folder, epochs=1, learning_rate=1e-3, verbose=0)
+    return folder
+
+
+def test_a_preset_of_a_run_of_fit_holds_its_recipe_and_metrics(finished, tmp_path):
+    training.save_preset_from_run(finished, tmp_path / "preset")
+    config = presets.config(tmp_path / "preset")
+    recipe = config["recipe"]
+    assert (recipe["learning_rate"], recipe["batch_size"]) == (1e-3, 4)
+    assert recipe["blur_range"] == [0, 1]
+    saved = json.loads((finished / "evaluation.json").read_text("utf-8"))
+    assert config["figures"]["mean_iou"] == saved["mean_iou"]
+    loaded = presets.from_preset(tmp_path / "preset").get_weights()
+    expected = keras.saving.load_model(finished / "model.keras", compile=False).get_weights()
+    for one, other in zip(loaded, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", ["model.keras", "config.json", "evaluation.json"])
+def test_a_preset_of_a_run_that_is_not_finished_is_refused(finished, tmp_path, name):
+    run = shutil.copytree(finished, tmp_path / "run")
+    (run / name).unlink()
+    with pytest.raises(FileNotFoundError, match=f"is no finished run: it holds no {name}"):
+        training.save_preset_from_run(run, tmp_path / "preset")
+    assert not (tmp_path / "preset").exists()
+
+
+def test_a_run_that_stopped_in_its_evaluation_is_evaluated_by_the_next_call(pairs, begun):
+    evaluated = (begun / "evaluation.json").read_text("utf-8")
+    (begun / "evaluation.json").unlink()
+    seen = Seen()
+    run(pairs, begun, seen, epochs=1)
+    assert seen.epochs == []
+    assert (begun / "evaluation.json").read_text("utf-8") == evaluated
+
+
+def test_a_finished_run_without_states_is_loaded_and_becomes_no_longer(pairs, begun):
+    best = keras.saving.load_model(begun / "model.keras", compile=False).get_weights()
+    run_folder.remove_states(begun)
+    assert [path.name for path in begun.glob("*.keras")] == ["model.keras"]
+    seen = Seen()
+    history = run(pairs, begun, seen, epochs=1)
+    assert seen.epochs == [] and len(history.epoch) == 1
+    for one, other in zip(history.model.get_weights(), best, strict=True):
+        np.testing.assert_array_equal(one, other)
+    with pytest.raises(ValueError, match="`epochs` 1, now 2.*as long as the run's states are the"):
+        run(pairs, begun, epochs=2)
+
+
+def test_a_longer_run_is_evaluated_anew(pairs, begun):
+    (begun / "evaluation.txt").write_text("of the shorter run")
+    run(pairs, begun, epochs=2)
+    assert "of the shorter run" not in (begun / "evaluation.txt").read_text("utf-8")
+    files = {path.name for path in begun.iterdir()}
+    assert {"model.keras", "evaluation.json", "cross_entropy_state.keras"} <= files
+
+
+def test_without_evaluate_a_run_leaves_its_model_alone(pairs, tmp_path):
+    run(pairs, tmp_path, epochs=1, evaluate=False)
+    assert (tmp_path / "model.keras").is_file()
+    assert not (tmp_path / "evaluation.json").exists()
+
+
+def test_data_that_are_not_ours_are_not_evaluated(tmp_path):
+    batch = (np.zeros((2, 24, 32, 3), "uint8"), np.zeros((2, 24, 32), "uint8"))
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return batch
+
+    model = network()
+    training.fit(model, Batches(), Batches(), folder=tmp_path, epochs=1, verbose=0)
+    assert (tmp_path / "model.keras").is_file()
+    assert not (tmp_path / "evaluation.json").exists()
+
+
+def test_a_config_of_the_first_version_says_the_same_in_its_words(tmp_path):
+    old = {"crop": [24, 32], "val_crop": None, "epochs": 3}
+    (tmp_path / "config.json").write_text(json.dumps({"arguments": old}))
+    assert arguments(tmp_path) == {"crop_size": [24, 32], "val_crop_size": None, "epochs": 3}
+
+
+# Loggers
+
+
+def test_an_unknown_logger_is_refused_with_the_known_ones(pairs, tmp_path):
+    with pytest.raises(ValueError, match="Unknown logger 'csv'. Known: tensorboard, wandb, mlflow"):
+        run(pairs, tmp_path / "run", logger="csv")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("logger", ["wandb", "mlflow"])
+def test_a_logger_without_its_package_is_refused_with_the_way_out(pairs, tmp_path, logger):
+    if importlib.util.find_spec(logger):
+        pytest.skip(f"{logger} is installed")
+    with pytest.raises(ImportError, match=f"logger='{logger}' needs .*: pip install {logger}"):
+        run(pairs, tmp_path / "run", logger=logger)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_gets_the_metrics_where_it_is_asked_for(pairs, tmp_path):
+    pytest.importorskip("tensorboard")
+    pytest.importorskip("tensorflow")
+    run(pairs, tmp_path, epochs=1, evaluate=False, logger="tensorboard")
+    assert list(tmp_path.glob("tensorboard/cross_entropy/train/events.*"))
 
 
 # Full disks
@@ -566,7 +628,7 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_whole(pairs, tmp_path, sha
     size = (tmp_path / "cross_entropy_state.keras").stat().st_size
     with largest_file(int(share * size)), pytest.raises(OSError, match="File too large: .*keras"):
         run(pairs, tmp_path, epochs=2)
-    assert run_state.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
+    assert run_state.read_state(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".new-")]
     run(pairs, tmp_path, epochs=2)
     assert [row["epoch"] for row in figures(tmp_path)] == [0, 1]
@@ -602,7 +664,7 @@ def test_an_image_that_breaks_in_an_epoch_is_named_and_the_run_goes_on_once_it_i
     good = path.read_bytes()
     with pytest.raises(ValueError, match=r"images/train/3.png can't be read as an image"):
         run(own_pairs, tmp_path / "run", At(0, STEPS - 1, lambda model: spoil(own_pairs)))
-    assert run_state.place(tmp_path / "run/cross_entropy_state.keras")[0] >= 1
+    assert run_state.read_state(tmp_path / "run/cross_entropy_state.keras")[0] >= 1
     path.write_bytes(good)
     run(own_pairs, tmp_path / "run")
     assert [row["epoch"] for row in figures(tmp_path / "run")] == [0, 1, 2]
@@ -648,13 +710,14 @@ def test_a_loss_that_is_nan_ends_the_run_with_the_steps_images_and_the_last_stat
     # The second step spoils the third.
     images = images_of(pairs, 1, 2)
     assert str(error.value).startswith(f"The loss is nan in epoch 2, at the images {images}.")
-    assert run_state.place(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
+    assert run_state.read_state(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
     assert len(figures(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(("step", "save_every"), [(STEPS - 1, None), (1, 2)])
 def test_weights_that_are_nan_are_not_saved(pairs, tmp_path, step, save_every):
     run(pairs, tmp_path, epochs=1)
+    (tmp_path / "model.keras").unlink()  # which training on removes
     kept = {path: path.read_bytes() for path in tmp_path.glob("*.keras")}
     with pytest.raises(FloatingPointError, match="The weights are not finite in epoch 2, at the i"):
         run(pairs, tmp_path, At(1, step, spoil_weights), save_every=save_every)
@@ -708,7 +771,7 @@ def test_a_run_stopped_in_its_second_phase_gives_the_figures_of_one_that_was_not
         run(pairs, tmp_path / "run", At(0, 1, press), **more)
     run(pairs, tmp_path / "run", **more)
     for name in ("cross_entropy.csv", "lovasz.csv"):
-        found, expected = (run_state.rows(tmp_path / kind / name) for kind in ("run", "whole"))
+        found, expected = (run_state.read_log(tmp_path / kind / name) for kind in ("run", "whole"))
         assert len(found) == len(expected) > 0
         # TensorFlow adds in another order from run to run.
         tolerance = 5e-3 if keras.backend.backend() == "tensorflow" else 1e-4
@@ -731,7 +794,9 @@ def test_a_run_killed_in_its_second_phase_before_a_state_gives_the_figures_of_on
     with pytest.raises(Killed):
         run(pairs, tmp_path / "run", At(0, 1, kill), **phases)
     run(pairs, tmp_path / "run", **phases)
-    found, expected = (run_state.rows(tmp_path / kind / "lovasz.csv") for kind in ("run", "whole"))
+    found, expected = (
+        run_state.read_log(tmp_path / kind / "lovasz.csv") for kind in ("run", "whole")
+    )
     # TensorFlow adds in another order from run to run.
     tolerance = 5e-3 if keras.backend.backend() == "tensorflow" else 1e-4
     assert found == [pytest.approx(expected[0], rel=tolerance)]
@@ -762,4 +827,6 @@ def test_the_state_of_a_step_needs_a_data_set_that_can_go_on(pairs, tmp_path):
         run(pairs, tmp_path, press)
     batch = (np.zeros((2, 24, 32, 3), "uint8"), np.zeros((2, 24, 32), "uint8"))
     with pytest.raises(ValueError, match="is of step 2 in an epoch, and `train` has no `rest`"):
-        training.fit(network(), [batch] * STEPS, [batch], tmp_path, EPOCHS, learning_rate=1e-3)
+        training.fit(
+            network(), [batch] * STEPS, [batch], folder=tmp_path, epochs=EPOCHS, learning_rate=1e-3
+        )

@@ -886,8 +886,8 @@ def test_a_place_that_is_none_is_refused_and_not_unpacked(place, state, tmp_path
         state, tmp_path / "evil.keras", leave=["place.npz"], more=[("place.npz", PLACES[place])]
     )
     if place != "no npz":
-        assert run_state.place(state).epoch == 3
-    error, most = peak(lambda: run_state.place(path))
+        assert run_state.read_state(state).epoch == 3
+    error, most = peak(lambda: run_state.read_state(path))
     assert "evil.keras can't be gone on from" in error
     assert most < 20e6
 
@@ -1032,11 +1032,11 @@ SAVE = """
 import sys
 from pathlib import Path
 import keras_sanet
-from keras_sanet import saving, training
-from keras_sanet.training import run_folder
+from keras_sanet import _files, training
+from keras_sanet.training.callbacks import SaveBest
 folder = Path(sys.argv[1])
 model = keras_sanet.SANet(3, "resnet_tiny", aggregator_filters=4, pyramid_filters=4, bins=(1, 2))
-(checkpoint,) = (c for c in training.callbacks(folder) if isinstance(c, Best))
+(checkpoint,) = (c for c in training.callbacks(folder) if isinstance(c, SaveBest))
 checkpoint.set_model(model)
 print("ready", flush=True)
 for number in range(1, 1_000_000):

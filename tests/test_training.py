@@ -9,12 +9,12 @@ import pytest
 from small_run import CLASSES, write_pairs
 
 import keras_sanet
-from keras_sanet import datasets, training
+from keras_sanet import datasets, evaluation, training
 from keras_sanet.losses import LovaszSoftmax, SegmentationLoss
 from keras_sanet.metrics import CrossEntropy, MeanAccuracy, MeanIoU, PixelAccuracy
 from keras_sanet.pipeline import make_dataset
 from keras_sanet.training import state as run_state
-from keras_sanet.training.callbacks import Best, _Occurring
+from keras_sanet.training.callbacks import SaveBest, WarnOfAbsentClasses
 
 # XLA takes longer to compile these models than to run them.
 PLAIN = {"jit_compile": False} if keras.backend.backend() == "tensorflow" else {}
@@ -97,7 +97,7 @@ def test_an_unknown_loss_is_refused_with_the_known_ones(compiled):
 
 def test_an_unknown_phase_is_refused_with_the_known_ones(tmp_path):
     with pytest.raises(ValueError, match="Unknown phase 'third'. Known: cross_entropy, lovasz"):
-        training.callbacks(tmp_path / "run", "third")
+        training.callbacks(tmp_path / "run", phase="third")
     assert not (tmp_path / "run").exists()
 
 
@@ -124,28 +124,29 @@ class Rates(keras.callbacks.Callback):
 
 
 def run(noise, folder, *extra, lovasz_epochs=0):
-    """Three epochs, the last of them spoilt."""
+    """The model after three epochs, the last of them spoilt, and their history."""
     keras.utils.set_random_seed(0)
-    train, val = loaders(noise)
-    return training.fit(
-        fcn(),
+    model, (train, val) = fcn(), loaders(noise)
+    history = training.fit(
+        model,
         train,
         val,
-        folder,
+        folder=folder,
         epochs=3,
         lovasz_epochs=lovasz_epochs,
         learning_rate=1e-3,
-        extra_callbacks=[Spoil(), *extra],
+        callbacks=[Spoil(), *extra],
         verbose=0,
     )
+    return model, history
 
 
 @pytest.fixture(scope="module")
 def both(noise, tmp_path_factory):
-    """The folder of 3 + 1 epochs; the model; the first rates."""
+    """The folder of 3 + 1 epochs; the model; the first rates; the history."""
     folder, rates = tmp_path_factory.mktemp("both"), Rates()
-    model = run(noise, folder, rates, lovasz_epochs=1)
-    return folder, model, rates.rates
+    model, history = run(noise, folder, rates, lovasz_epochs=1)
+    return folder, model, rates.rates, history
 
 
 def test_both_phases_leave_their_model_and_figures(both):
@@ -155,20 +156,23 @@ def test_both_phases_leave_their_model_and_figures(both):
         for phase in ("cross_entropy", "lovasz")
         for end in (".keras", ".csv", "_state.keras")
     }
-    assert files == {*of_phases, "config.json", "data.json", ".lock"}
+    of_end = {"model.keras", "evaluation.json", "evaluation.txt", "classes.csv", "overlays.png"}
+    assert files == {*of_phases, *of_end, "config.json", "data.json", ".lock"}
 
 
 def test_the_csv_has_a_line_an_epoch_with_every_figure(both):
     folder = both[0]
-    assert [row["epoch"] for row in run_state.rows(folder / "cross_entropy.csv")] == [0, 1, 2]
-    (row,) = run_state.rows(folder / "lovasz.csv")
+    assert [row["epoch"] for row in run_state.read_log(folder / "cross_entropy.csv")] == [0, 1, 2]
+    (row,) = run_state.read_log(folder / "lovasz.csv")
     figures = ("loss", "cross_entropy", "pixel_accuracy", "mean_iou")
     assert {*figures, *(f"val_{name}" for name in figures)} <= set(row)
     assert np.isfinite(list(row.values())).all()
 
 
 def test_the_checkpoint_kept_has_the_least_validation_cross_entropy(both, noise):
-    figures = [row["val_cross_entropy"] for row in run_state.rows(both[0] / "cross_entropy.csv")]
+    figures = [
+        row["val_cross_entropy"] for row in run_state.read_log(both[0] / "cross_entropy.csv")
+    ]
     assert np.argmin(figures) < 2  # the third epoch is spoilt
     model = keras.saving.load_model(both[0] / "cross_entropy.keras", compile=False)
     training.compile(model, 1)
@@ -188,7 +192,9 @@ def test_a_resumed_phase_only_keeps_what_is_better_than_its_log(
 ):
     (tmp_path / f"{phase}.keras").touch()
     (tmp_path / f"{phase}.csv").write_text(f"epoch,{figure}\n0,0.5\n1,0.25\n2,0.375\n3,nan\n")
-    (checkpoint,) = (c for c in training.callbacks(tmp_path, phase) if isinstance(c, Best))
+    (checkpoint,) = (
+        c for c in training.callbacks(tmp_path, phase=phase) if isinstance(c, SaveBest)
+    )
     checkpoint.on_epoch_begin(4)
     assert (checkpoint.monitor, checkpoint.mode, checkpoint.best) == (figure, mode, best)
 
@@ -197,12 +203,44 @@ def test_the_second_phase_starts_at_a_tenth_of_the_rate(both):
     assert both[2] == pytest.approx([1e-3, 1e-4])
 
 
-def test_fit_returns_the_best_model_not_compiled(both):
-    folder, model, _ = both
-    assert not model.compiled
-    saved = keras.saving.load_model(folder / "lovasz.keras", compile=False)
-    for ours, theirs in zip(model.get_weights(), saved.get_weights()):
+@pytest.mark.parametrize("name", ["lovasz.keras", "model.keras"])
+def test_fit_leaves_the_best_weights_in_the_model_it_was_given(both, name):
+    folder, model, *_ = both
+    saved = keras.saving.load_model(folder / name, compile=False)
+    for ours, theirs in zip(model.get_weights(), saved.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_after_fit_the_model_evaluates_predicts_and_saves(both, noise, tmp_path):
+    folder, model, *_ = both
+    found = model.evaluate(loaders(noise)[1], verbose=0, return_dict=True)
+    best = max(row["val_mean_iou"] for row in run_state.read_log(folder / "lovasz.csv"))
+    assert found["mean_iou"] == pytest.approx(best, rel=1e-5)
+    image = np.zeros((1, 24, 32, 3), "uint8")
+    model.save(tmp_path / "mine.keras")
+    loaded = keras.saving.load_model(tmp_path / "mine.keras")
+    np.testing.assert_array_equal(loaded.predict(image, verbose=0), model.predict(image, verbose=0))
+
+
+def test_the_history_has_all_epochs_of_both_phases(both):
+    folder, model, _, history = both
+    assert history.epoch == [0, 1, 2, 3] and model.history is history
+    logs = [run_state.read_log(folder / f"{phase}.csv") for phase in training.PHASES]
+    for name, values in history.history.items():
+        assert values == [row[name] for log in logs for row in log], name
+    assert {"loss", "mean_iou", "val_loss", "val_mean_iou"} <= history.history.keys()
+
+
+def test_the_evaluation_of_a_run_is_that_of_its_model(both, noise):
+    folder, model, *_ = both
+    expected = evaluation.evaluate(model, noise, "val", window=(24, 32))
+    found = evaluation.read_figures(folder / "evaluation.json")
+    assert found["mean_iou"] == pytest.approx(expected.mean_iou, abs=1e-9)
+    assert (folder / "evaluation.txt").read_text("utf-8") == f"{expected}\n"
+
+
+def test_the_file_of_a_finished_model_has_no_optimizer(both):
+    assert not keras.saving.load_model(both[0] / "model.keras").compiled
 
 
 # Resuming
@@ -246,8 +284,8 @@ def test_a_resumed_run_goes_on_after_its_last_whole_epoch(resumed):
 
 def test_a_resumed_run_gives_the_figures_of_an_uninterrupted_one(both, resumed):
     expected, found = (
-        run_state.rows(both[0] / "cross_entropy.csv"),
-        run_state.rows(resumed[0] / "cross_entropy.csv"),
+        run_state.read_log(both[0] / "cross_entropy.csv"),
+        run_state.read_log(resumed[0] / "cross_entropy.csv"),
     )
     assert [row["epoch"] for row in found] == [0, 1, 2]
     for one, other in zip(found, expected):
@@ -266,8 +304,8 @@ def test_a_resumed_run_keeps_the_same_checkpoint(both, resumed):
 def test_a_finished_run_is_not_repeated(noise, resumed):
     folder, count = resumed[0], Count()
     before = (folder / "cross_entropy.csv").read_text()
-    model = run(noise, folder, count)
-    assert count.epochs == []
+    model, history = run(noise, folder, count)
+    assert count.epochs == [] and history.epoch == [0, 1, 2]
     assert (folder / "cross_entropy.csv").read_text() == before
     saved = keras.saving.load_model(folder / "cross_entropy.keras", compile=False)
     np.testing.assert_array_equal(model.get_weights()[0], saved.get_weights()[0])
@@ -276,7 +314,7 @@ def test_a_finished_run_is_not_repeated(noise, resumed):
 def test_without_epochs_nothing_is_trained(noise, tmp_path):
     model = fcn()
     train, val = loaders(noise)
-    assert training.fit(model, train, val, tmp_path / "none", 0) is model
+    assert training.fit(model, train, val, folder=tmp_path / "none", epochs=0).epoch == []
     assert not (tmp_path / "none").exists()
 
 
@@ -297,7 +335,7 @@ def fit_masks():
             warnings.simplefilter("always", UserWarning)
             model.fit(
                 x, y, epochs=2, validation_data=validation, verbose=0,
-                callbacks=[_Occurring()],
+                callbacks=[WarnOfAbsentClasses()],
             )  # fmt: skip
         return [str(w.message) for w in caught if issubclass(w.category, UserWarning)]
 
@@ -327,7 +365,7 @@ def test_masks_of_0_and_255_are_masks_of_one_class(fit_masks):
 def test_fit_warns_of_them(noise, tmp_path):
     dataset = dataclasses.replace(noise, class_ids=dict.fromkeys(range(256), 1))
     with pytest.warns(UserWarning, match="Only one class occurs in .* training masks, 'class 1'"):
-        training.fit(fcn(), *loaders(dataset), tmp_path, 1, verbose=0, **PLAIN)
+        training.fit(fcn(), *loaders(dataset), folder=tmp_path, epochs=1, verbose=0, **PLAIN)
 
 
 # Plain Keras
@@ -356,18 +394,29 @@ def test_plain_compile_and_fit_take_the_losses_and_metrics(rng):
 
 @pytest.fixture(scope="module")
 def with_auxiliary(noise, tmp_path_factory):
-    """A run of both phases of a model with an auxiliary output: its folder, and what `fit` gave."""
+    """A run of both phases of a model with an auxiliary output: its folder, model and history."""
     folder = tmp_path_factory.mktemp("auxiliary")
     model, steps = fcn(auxiliary="s3"), {"learning_rate": 1e-3, "verbose": 0, **PLAIN}
-    return folder, training.fit(model, *loaders(noise), folder, 2, 1, **steps)
+    epochs = {"epochs": 2, "lovasz_epochs": 1}
+    return folder, model, training.fit(model, *loaders(noise), folder=folder, **epochs, **steps)
 
 
-def test_fit_gives_an_auxiliary_fcn_by_its_logits(with_auxiliary):
-    assert not isinstance(with_auxiliary[1].output, dict)
+def test_a_model_with_an_auxiliary_output_has_the_best_weights_too(with_auxiliary):
+    folder, model, _ = with_auxiliary
+    saved = keras.saving.load_model(folder / "model.keras", compile=False)
+    assert not isinstance(saved.output, dict) and isinstance(model.output, dict)
+    image = np.zeros((1, 24, 32, 3), "uint8")
+    found, expected = model.predict(image, verbose=0), saved.predict(image, verbose=0)
+    np.testing.assert_allclose(found["logits"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_history_has_nan_where_an_epoch_lacks_a_metric(with_auxiliary):
+    values = with_auxiliary[2].history["val_auxiliary_loss"]
+    assert np.isnan(values).tolist() == [False, False, True]
 
 
 def test_the_figures_of_an_auxiliary_fcn_have_the_names_of_any_run(with_auxiliary):
-    rows = run_state.rows(with_auxiliary[0] / "cross_entropy.csv")
+    rows = run_state.read_log(with_auxiliary[0] / "cross_entropy.csv")
     figures = {"cross_entropy", "pixel_accuracy", "mean_accuracy", "mean_iou"}
     assert figures | {f"val_{name}" for name in figures} <= rows[0].keys()
     # The loss of all outputs; the auxiliary one weighs 0.4.
@@ -376,16 +425,16 @@ def test_the_figures_of_an_auxiliary_fcn_have_the_names_of_any_run(with_auxiliar
 
 
 def test_the_second_phase_trains_without_the_auxiliary_loss(with_auxiliary):
-    (row,) = run_state.rows(with_auxiliary[0] / "lovasz.csv")
+    (row,) = run_state.read_log(with_auxiliary[0] / "lovasz.csv")
     assert "auxiliary_loss" not in row and 0 <= row["val_mean_iou"] <= 1
 
 
 def test_an_auxiliary_run_goes_on_where_it_was(noise, tmp_path):
     steps, log = {"learning_rate": 1e-3, "verbose": 0, **PLAIN}, tmp_path / "cross_entropy.csv"
-    training.fit(fcn(auxiliary="s3"), *loaders(noise), tmp_path, 1, **steps)
-    (first,) = run_state.rows(log)
-    training.fit(fcn(auxiliary="s3"), *loaders(noise), tmp_path, 2, **steps)
-    before, row = run_state.rows(log)
+    training.fit(fcn(auxiliary="s3"), *loaders(noise), folder=tmp_path, epochs=1, **steps)
+    (first,) = run_state.read_log(log)
+    training.fit(fcn(auxiliary="s3"), *loaders(noise), folder=tmp_path, epochs=2, **steps)
+    before, row = run_state.read_log(log)
     assert before == first and row["epoch"] == 1 and "val_auxiliary_loss" in row
 
 
@@ -469,7 +518,7 @@ def test_keras_own_binary_cross_entropy_trains_one_logit(rng):
 def test_fit_refuses_a_model_of_other_classes_than_the_data(noise, tmp_path, classes):
     model = of_layers(keras.layers.Conv2D(classes, 1))
     with pytest.raises(ValueError, match=f"has {max(2, classes)} classes, the data set .* 3"):
-        training.fit(model, *loaders(noise), tmp_path, epochs=1)
+        training.fit(model, *loaders(noise), folder=tmp_path, epochs=1)
     assert not any(tmp_path.iterdir())
 
 
@@ -513,7 +562,7 @@ def test_callbacks_of_mode_auto_know_what_is_better(tmp_path):
 def test_callbacks_of_fit_know_what_is_better_of_several_outputs(noise, tmp_path):
     stopping = keras.callbacks.EarlyStopping(monitor="val_mean_iou")
     training.fit(
-        fcn(auxiliary="s3"), *loaders(noise), tmp_path, epochs=1, extra_callbacks=[stopping],
+        fcn(auxiliary="s3"), *loaders(noise), folder=tmp_path, epochs=1, callbacks=[stopping],
         verbose=0, **PLAIN,
     )  # fmt: skip
     assert stopping.monitor_op is keras.ops.greater
@@ -526,4 +575,4 @@ def test_batches_of_one_value_for_a_stock_batch_norm_are_refused(noise, tmp_path
     model = keras_sanet.FCN(CLASSES, keras.Model(image, {"s4": x}), filters=4)
     train, val = make_dataset(noise, "train", crop_size=16, batch_size=1), loaders(noise)[1]
     with pytest.raises(ValueError, match="1 image of 16 x 16 .*'last_norm'.*larger batches"):
-        training.fit(model, train, val, tmp_path, epochs=1)
+        training.fit(model, train, val, folder=tmp_path, epochs=1)

@@ -31,6 +31,7 @@ from keras_sanet.cli.options import (
 from keras_sanet.cli.predict import compare, evaluate, predict
 from keras_sanet.cli.train import _SOURCES, _defaults, _scope, demo, train
 from keras_sanet.export import FORMATS, PRECISIONS
+from keras_sanet.training.loggers import LOGGERS
 from keras_sanet.version import __version__
 
 
@@ -137,14 +138,18 @@ def _parser(recipe=None, kind=argparse.ArgumentParser):
         help='of the backbone: "imagenet", the file of a torchvision or timm checkpoint, or "none"',
     )
     size = {"type": int, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
-    sub.add_argument("--crop", **size, default=(473, 473), help="training crop, in pixels")
-    sub.add_argument("--val-crop", **size, help="validate on centre crops; whole images if absent")
+    sub.add_argument("--crop-size", **size, default=(473, 473), help="training crop, in pixels")
+    sub.add_argument(
+        "--val-crop-size", **size, help="validate on center crops; whole images if absent"
+    )
     sub.add_argument("--batch-size", type=int, default=8, help="training images a step")
     sub.add_argument("--val-batch-size", type=int, default=1, help="validation images a step")
     sub.add_argument("--epochs", type=_count, default=30, help="with cross-entropy")
     sub.add_argument("--steps", type=_count, help="instead of --epochs: batches in all")
     sub.add_argument("--lovasz-epochs", type=_count, default=0, help="with Lovász-softmax, after")
-    sub.add_argument("--learning-rate", type=_positive, default=1e-5, help="first; the paper's")
+    sub.add_argument(
+        "--learning-rate", type=_positive, default=1e-4, help="first; the paper's: 1e-5"
+    )
     sub.add_argument("--optimizer", choices=("adamw", "sgd"), default="adamw", help="of all phases")
     sub.add_argument("--weight-decay", type=float, default=0.01, help="semseg's for sgd is 1e-4")
     sub.add_argument(
@@ -191,6 +196,11 @@ def _parser(recipe=None, kind=argparse.ArgumentParser):
         "such as gpu:0 gpu:1",
     )
     sub.add_argument("--seed", type=_seed, default=0, help="of weights, order and augmentation")
+    sub.add_argument(
+        "--logger",
+        choices=LOGGERS,
+        help="send the metrics of each epoch there too, besides to the CSV files",
+    )
     sub.add_argument(
         "--verbose",
         type=int,
@@ -361,5 +371,5 @@ def _parser(recipe=None, kind=argparse.ArgumentParser):
     sub.add_argument("run", metavar="RUN", help="folder of a finished `train`")
     sub.add_argument("output", metavar="FOLDER", help="of the preset")
     sub.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="in file")
-    sub.add_argument("--licence", help="of the weights, for the model card")
+    sub.add_argument("--license", help="of the weights, for the model card")
     return parser

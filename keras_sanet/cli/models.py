@@ -5,13 +5,12 @@ import numpy as np
 
 from keras_sanet import (
     backbones,
-    evaluation,
     presets,
     recipes,
+    training,
     weights,
 )
-from keras_sanet.cli.options import _arguments_of, _images, _limit_pixels, _load_model, _read_json
-from keras_sanet.cli.train import _RECIPE
+from keras_sanet.cli.options import _images, _limit_pixels, _load_model
 from keras_sanet.datasets.files import open_image
 from keras_sanet.export import export as export_model
 from keras_sanet.measurement import measure
@@ -20,7 +19,7 @@ from keras_sanet.summary import Summary
 
 def convert(options):
     """Converts a torchvision or timm checkpoint to the .weights.h5 of a backbone."""
-    backbone = backbones.build(options.backbone, input_shape=(None, None, options.channels))
+    backbone = backbones.build(options.backbone, (None, None, options.channels))
     print(weights.convert(backbone, options.checkpoint, options.output))
     print(f"Weights:   {Path(options.output).resolve()}")
 
@@ -38,12 +37,12 @@ def export(options):
         model,
         options.output,
         options.format,
-        image_size=options.image_size,
-        batch_size=options.batch_size or None,
-        preprocessing=options.preprocessing,
-        postprocessing=options.postprocessing,
-        precision=options.precision,
-        calibration_images=[np.array(open_image(image)) for image in images] or None,
+        tuple(options.image_size) if options.image_size else None,
+        options.batch_size or None,
+        options.preprocessing,
+        options.postprocessing,
+        options.precision,
+        [np.array(open_image(image)) for image in images] or None,
     )
     files = [p for p in (path, path.with_suffix(".bin")) if p.is_file()] or path.rglob("*")
     size = sum(file.stat().st_size for file in files if file.is_file())
@@ -58,13 +57,11 @@ def summary(options):
         options.num_classes,
         load_weights=options.saved_model not in presets.REFERENCES,
     )
-    counted = Summary(
-        build(), options.image_size and tuple(options.image_size), batch_size=options.batch_size
-    )
+    counted = Summary(build(), options.size and tuple(options.size), options.batch_size)
     print(counted.table(options.depth or None))
     if options.measure:
         size = counted.image_shape[1:3]
-        found = measure(build, size, batch_size=options.batch_size, rounds=options.rounds)
+        found = measure(build, size, options.batch_size, options.rounds)
         kind = {"resident": "memory", "gpu": "GPU memory"}[found.kind]
         memory = "unknown" if found.memory is None else f"{found.memory / 1e6:.0f} MB"
         print(
@@ -75,7 +72,7 @@ def summary(options):
 
 def list_presets(options):
     """Lists the presets of the package: models by name, with their figures."""
-    for name, what in presets.list_presets(references=True).items():
+    for name, what in presets.list_presets().items():
         print(f"{name:27} {what}")
 
 
@@ -90,22 +87,7 @@ def list_recipes(options):
 
 def save_preset(options):
     """Writes the model of a training run as a preset, a folder to share and to load by its path."""
-    run = Path(options.run)
-    for name in ("model.keras", "config.json", "evaluation.json"):
-        if not (run / name).is_file():
-            raise FileNotFoundError(f"{run} is no finished `train` run: it holds no {name}.")
-    versions = _read_json(run / "config.json", "arguments", "versions")["versions"]
-    arguments = _arguments_of(run / "config.json")
-    recipe = {name: arguments[name] for name in _RECIPE if arguments.get(name) is not None}
-    for name in {"weights", "preset"} & recipe.keys():
-        recipe[name] = Path(recipe[name]).name  # where the file lies is nobody's business
-    presets.save_preset(
-        _load_model(run / "model.keras"),
-        options.output,
-        figures=evaluation.read_metrics(run / "evaluation.json"),
-        recipe={**recipe, "versions": versions},
-        crop_size=arguments.get("crop"),
-        license=options.licence,
-        dtype=options.dtype,
+    training.save_preset_from_run(
+        options.run, options.output, dtype=options.dtype, license=options.license
     )
     print(f"Preset:    {Path(options.output).resolve()}")

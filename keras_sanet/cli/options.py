@@ -15,7 +15,6 @@ from PIL import Image
 from rich.progress import track
 
 from keras_sanet import (
-    _files,
     backbones,
     datasets,
     evaluation,
@@ -24,6 +23,7 @@ from keras_sanet import (
 )
 from keras_sanet.datasets.files import by_number, frames
 from keras_sanet.datasets.listing import LeftOutWarning, find_images
+from keras_sanet.training import run_folder
 
 _MODELS = {name.lower(): builder for name, builder in presets.BUILDERS.items()}
 
@@ -284,7 +284,7 @@ def _arguments_of(path):
 
     if path.is_file() and path.stat().st_size > _CONFIG_BYTES:
         raise ValueError(f"{path} must have at most {_CONFIG_BYTES} bytes to be a run's.")
-    found = _read_json(path, "arguments")["arguments"]
+    found = run_folder.read_config(path)["arguments"]
     if "val_split" not in found:
         raise ValueError(f"{path} is of no run of `keras-sanet train`: call again what wrote it.")
     absent = vars(_parser().parse_args(["train"]))
@@ -308,15 +308,6 @@ def _arguments_of(path):
     except ValueError as error:
         raise ValueError(f"{path} is no run's: {error}.") from error
     return {n: typed[n] for n in found if n == "output" or n not in _NO_ARGUMENTS}
-
-
-def _read_json(path, *keys):
-    """The dict in a file of a run, with dicts of these names in it."""
-    found = _files.read_json(path, "Train anew.")
-    parts = [found, *(found.get(key) for key in keys)] if isinstance(found, dict) else [found]
-    if not all(isinstance(part, dict) for part in parts):
-        raise ValueError(f"{path} is damaged: it must hold a dict of {keys or 'figures'}.")
-    return found
 
 
 _NO_ARGUMENTS = ("command", "config", "resume", "verbose", "devices")

@@ -1,6 +1,5 @@
 import contextlib
 import sys
-import time
 from pathlib import Path
 
 import keras
@@ -10,53 +9,36 @@ from keras_sanet import (
     _files,
     datasets,
     distribution,
-    evaluation,
-    inference,
     models,
     pipeline,
     presets,
     recipes,
     training,
-    visualization,
 )
 from keras_sanet.cli.options import (
     _MODEL_DEFAULTS,
     _NO_ARGUMENTS,
     _arguments_of,
     _build_model,
-    _duration,
     _flag,
     _load_dataset,
     _load_model,
     _new_folder,
     _shown,
     _verbosity,
-    _without_doubt,
     _words,
 )
-from keras_sanet.datasets.files import UNREADABLE
 from keras_sanet.training import run_folder
 
-# Arguments of `train`: for `make_dataset`, for `training.compile`, and all that a preset keeps as
-# its recipe.
-_AUGMENTATION = ("scale_range", "contrast_range", "rotation_range", "blur_range", "image_scale")
-
-_COMPILE = (
-    "optimizer", "weight_decay", "head_learning_rate_multiple", "gradient_accumulation_steps",
-    "global_clipnorm", "ema_momentum", "freeze_batch_norm",
-)  # fmt: skip
-
-_RECIPE = (
-    "recipe", "dataset", "preset", "weights", *_AUGMENTATION, "batch_size", "epochs", "steps",
-    "lovasz_epochs", "learning_rate", *_COMPILE, "precision", "seed",
-)  # fmt: skip
-
-# Options of `train` that say where others come from; that a config.json has not; and that may be
-# others when a run goes on.
+# Options of `train` that say where others come from.
 _SOURCES = ("recipe", "config", "resume")
 
-
-_MAY_CHANGE = ("data", "cache", "max_pixels", "on_bad_image", "save_every")
+# Options that `make_dataset` and `training.compile` take by the same names.
+_AUGMENTATION = ("scale_range", "contrast_range", "rotation_range", "blur_range", "image_scale")
+_COMPILE = (
+    "learning_rate", "optimizer", "weight_decay", "head_learning_rate_multiple",
+    "gradient_accumulation_steps", "global_clipnorm", "ema_momentum", "freeze_batch_norm",
+)  # fmt: skip
 
 
 def _scope(options):
@@ -73,6 +55,7 @@ def _scope(options):
 
 def demo(options):
     """Trains a small SANet on drawn street scenes, and shows what it learnt."""
+    _check_length(options.epochs, options.lovasz_epochs)
     output = _new_folder(options.output)
     print(
         f"Trains a small SANet on {datasets.scenes.SPLITS['train']} drawn street scenes for "
@@ -94,19 +77,18 @@ def demo(options):
         class_names=dataset.class_names,
         palette=dataset.palette,
     )
-    model = training.fit(
+    training.fit(
         model,
         train,
         val,
-        output,
-        options.epochs,
-        options.lovasz_epochs,
+        folder=output,
+        epochs=options.epochs,
+        lovasz_epochs=options.lovasz_epochs,
         learning_rate=3e-3,
         lovasz_learning_rate=1e-3,
         verbose=_verbosity(),
     )
-    _finish(model, dataset, output, (1.0,))
-    print(f"Use it:    keras-sanet predict {output / 'model.keras'} IMAGE ...")
+    _end(output)
 
 
 def train(options):
@@ -119,11 +101,23 @@ def train(options):
             raise ValueError("--dataset must be given (or --resume RUN).")
         elif options.preset:
             _check_preset(options)
+        first = options.epochs if options.steps is None else options.steps
+        _check_length(first, options.lovasz_epochs)
         _train(options, held)
 
 
+def _check_length(epochs, lovasz_epochs):
+    if not epochs and not lovasz_epochs:
+        raise ValueError("--epochs, --steps or --lovasz-epochs must be above 0, or nothing trains.")
+
+
 def _train(options, held):
-    """Args: held, the `contextlib.ExitStack` that is to have the lock of the run's folder."""
+    """Trains after the options were checked.
+
+    Args:
+        options: of the command.
+        held: `contextlib.ExitStack` that is to have the lock of the run's folder.
+    """
     dataset = _load_dataset(options)
     keras.utils.set_random_seed(options.seed)
     if options.deterministic:
@@ -132,7 +126,7 @@ def _train(options, held):
     train = pipeline.make_dataset(
         dataset,
         "train",
-        crop_size=tuple(options.crop),
+        crop_size=tuple(options.crop_size),
         batch_size=options.batch_size,
         seed=options.seed,
         on_bad_image=options.on_bad_image,
@@ -141,18 +135,16 @@ def _train(options, held):
     val = pipeline.make_dataset(
         dataset,
         options.val_split,
-        crop_size=tuple(options.val_crop) if options.val_crop else None,
+        crop_size=tuple(options.val_crop_size) if options.val_crop_size else None,
         batch_size=options.val_batch_size,
         training=False,
         image_scale=options.image_scale,
         on_bad_image=options.on_bad_image,
     )
-    if options.resume and (options.output / "model.keras").is_file():  # its evaluation is not
-        loaders = {"train": train, "validation": val}
-        run_folder.write_config(options.output, _arguments(options), loaders)
-        return _finish_train(_load_model(options.output / "model.keras"), dataset, options)
     classes = {"class_names": dataset.class_names, "palette": dataset.palette}
-    if options.preset:
+    if options.resume and (options.output / run_folder.MODEL).is_file():  # to be evaluated
+        model = _load_model(options.output / run_folder.MODEL)
+    elif options.preset:
         new = options.preset in presets.REFERENCES
         start = {"load_weights": False, "backbone_weights": options.weights} if new else {}
         model = presets.from_preset(options.preset, dataset.num_classes, **start, **classes)
@@ -170,46 +162,34 @@ def _train(options, held):
         f"{len(dataset.samples('train'))} training and {len(dataset.samples(options.val_split))} "
         f"validation images; {len(train)} steps of {options.batch_size} an epoch, "
         f"{length} + {options.lovasz_epochs} epochs, learning rate "
-        f"{options.learning_rate:g}.\nThe expected time follows after the first steps.",
+        f"{options.learning_rate:g}.",
         flush=True,
     )
-    first = options.epochs * len(train) if by_epochs else options.steps
-    model = training.fit(
+    training.fit(
         model,
         train,
         val,
-        options.output,
-        options.epochs if by_epochs else None,
-        options.lovasz_epochs,
-        options.learning_rate,
+        folder=options.output,
+        epochs=options.epochs if by_epochs else None,
         steps=options.steps,
+        lovasz_epochs=options.lovasz_epochs,
         save_every=options.save_every,
-        arguments=_arguments(options),
-        extra_callbacks=[_ExpectedTime(first + options.lovasz_epochs * len(train))],
         verbose=_verbosity() if options.verbose is None else options.verbose,
+        logger=options.logger,
+        arguments=_arguments(options),
         **{name: getattr(options, name) for name in _COMPILE},
     )
-    _finish_train(model, dataset, options)
+    _end(options.output, "" if options.image_scale == 1 else f" --scales {options.image_scale:g}")
 
 
-def _finish_train(model, dataset, options):
-    """Evaluates the model of a run and says where it is."""
-    output, split = options.output, options.val_split
-    if options.on_bad_image == "skip":
-        dataset.splits[split] = [
-            sample for sample in dataset.samples(split) if _opens(dataset, sample)
-        ]
-    _finish(model, dataset, output, (options.image_scale,), split)
-    scales = "" if options.image_scale == 1 else f" --scales {options.image_scale:g}"
-    print(f"Use it:    keras-sanet predict {output / 'model.keras'} IMAGE ...{scales}")
-
-
-def _opens(dataset, sample):
-    try:
-        dataset.open(sample)
-    except UNREADABLE:
-        return False
-    return True
+def _end(output, scales=""):
+    """Removes what a finished run needs no more, prints its metrics and says where things are."""
+    run_folder.remove_states(output)
+    print((output / "evaluation.txt").read_text("utf-8"), end="")
+    print(f"Model:     {(output / run_folder.MODEL).resolve()}")
+    print(f"Pictures:  {(output / 'overlays.png').resolve()}")
+    print(f"Metrics:   {(output / 'evaluation.txt').resolve()}")
+    print(f"Use it:    keras-sanet predict {output / run_folder.MODEL} IMAGE ...{scales}")
 
 
 def _resumed(options):
@@ -220,17 +200,13 @@ def _resumed(options):
     from keras_sanet.cli import _parser
 
     run, path = Path(options.resume), Path(options.resume) / "config.json"
-    if (run / "evaluation.json").is_file():
-        raise FileExistsError(f"The run {run} is finished; its model is {run / 'model.keras'}.")
+    if run_folder.is_finished(run):
+        raise FileExistsError(f"The run {run} is finished; its model is {run / run_folder.MODEL}.")
     began = {**vars(_parser().parse_args(["train"])), **_arguments_of(path)}
     given = _arguments(options)
     began["output"] = str(run.resolve())
     given["output"] = str(Path(options.output or run).resolve())
-    other = [
-        name
-        for name in given
-        if name not in _MAY_CHANGE and _words(name, given[name]) != _words(name, began[name])
-    ]
+    other = run_folder.changed_arguments(began, given)
     if other:
         changes = "; ".join(
             f"{_flag(name)} is {_shown(began[name])}, not {_shown(given[name])}" for name in other
@@ -295,7 +271,7 @@ def _taken(options, path):
 def _check_preset(options):
     """A preset is a whole model: what else says which model it is must not be given."""
     if not options.preset.endswith(".keras"):
-        presets.read_config(options.preset)  # an unknown one is told before all is read
+        presets.config(options.preset)  # an unknown one is told before all is read
     given = [
         name
         for name, value in _MODEL_DEFAULTS.items()
@@ -312,70 +288,15 @@ def _check_preset(options):
         setattr(options, name, None)
 
 
-def _finish(model, dataset, output, scales, split="val"):
-    """Saves the best model, prints its figures and draws a few results."""
-    path = output / "model.keras"
-    with _files.replacing(path) as written:
-        model.save(written)
-    for phase in training.PHASES:  # the best is saved: what resuming needed can go
-        for name in (f"{phase}_state.keras", f"{phase}.keras"):
-            (output / name).unlink(missing_ok=True)
-
-    with _without_doubt():
-        result = evaluation.evaluate(model, dataset, split, verbose=True, scales=scales)
-    print(result)
-    rows = []
-    samples = dataset.samples(split)
-    for sample in samples[:: max(1, len(samples) // 4)][:4]:
-        image, truth = dataset.read(sample)
-        mask = inference.predict_mask(model, image, scales=scales)
-        overlay, colours = (
-            visualization.overlay(image, mask, dataset.palette),
-            visualization.color_mask(truth, dataset.palette),
-        )
-        rows.append((image, colours, overlay))
-    size = rows[0][0].shape
-    rows = [row for row in rows if row[0].shape == size]
-    titles = ("image", "truth", "prediction")
-    page = visualization.sheet(rows, dataset.class_names, dataset.palette, titles=titles)
-    with _files.replacing(output / "overlays.png") as written:
-        page.save(written)
-    result.save(output)
-    print(f"Model:     {path.resolve()}")
-    print(f"Pictures:  {(output / 'overlays.png').resolve()}")
-    print(f"Figures:   {(output / 'evaluation.txt').resolve()}")
-
-
-class _ExpectedTime(keras.callbacks.Callback):
-    """Says after a few steps how long the whole training takes."""
-
-    _AFTER = 8  # steps, the first of which compiles
-
-    def __init__(self, steps):
-        super().__init__()
-        self._steps, self._start, self._done = steps, None, 0
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._done += 1
-        if self._done == 1:
-            self._start = time.monotonic()
-        if self._done == self._AFTER:
-            step = (time.monotonic() - self._start) / (self._AFTER - 1)
-            rest = _duration(step * (self._steps - self._done))
-            print(f"\n{step:.2f} s a step: about {rest} of training, and validation.", flush=True)
-
-
 def _arguments(options):
     """The options of `train` that make a run what it is, paths as absolute ones."""
-
     arguments = {n: value for n, value in vars(options).items() if n not in _NO_ARGUMENTS}
     is_name = {
         "data": options.dataset == "tfds",
         "cache": False,
         "output": False,
         "weights": options.weights == "imagenet",
-        "preset": options.preset in presets.list_presets(references=True)
-        or "://" in str(options.preset),
+        "preset": options.preset in presets.list_presets() or "://" in str(options.preset),
     }
     for name in is_name:
         if arguments[name] is not None and not is_name[name]:

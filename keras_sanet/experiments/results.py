@@ -318,7 +318,7 @@ def _format_difference(values):
 def read_figures(folder, epochs):
     """Figures of a run, epoch by epoch: dict from their names to lists; {} of an unfinished one."""
     log = folder / "cross_entropy.csv"
-    rows = state.rows(log)
+    rows = state.read_log(log)
     if len(rows) < epochs:
         return {}
     try:

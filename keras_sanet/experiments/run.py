@@ -123,11 +123,11 @@ def train(dataset, row, seed, protocol, folder, *, verbose=0):
             )
             training.fit(
                 build(row, dataset.num_classes, protocol), data, val, folder=folder, epochs=epochs,
-                learning_rate=protocol["learning_rate"],
+                evaluate=False, learning_rate=protocol["learning_rate"],
                 head_learning_rate_multiple=protocol["head_learning_rate_multiple"],
                 arguments={"row": row, "seed": seed, **as_stored(protocol)}, verbose=verbose,
             )  # fmt: skip
-        for name in ("cross_entropy.keras", "cross_entropy_state.keras", "tensorboard"):
+        for name in ("cross_entropy.keras", "cross_entropy_state.keras", "model.keras"):
             remove(folder / name)
         found = read_figures(folder, epochs)
     return {name: values[-1] for name, values in found.items()}

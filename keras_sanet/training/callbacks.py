@@ -1,7 +1,9 @@
+"""Keras callbacks of a run: best model, metrics, state, and what ends or warns."""
+
 import csv
-import importlib
 import math
 import os
+import re
 import warnings
 from pathlib import Path
 
@@ -12,21 +14,71 @@ from keras_sanet import _backend, distribution, models
 from keras_sanet._files import replacing
 from keras_sanet.metrics import assign_sum
 from keras_sanet.optimizers import AveragedValidation, averaged_weights
-from keras_sanet.training.signals import stop
-from keras_sanet.training.state import Place, _remember_attributes, load_state, rows, save_state
+from keras_sanet.training.loggers import check_logger, logger_callbacks
+from keras_sanet.training.signals import stop_if_signaled
+from keras_sanet.training.state import (
+    RunState,
+    keep_skipped_attributes,
+    load_state,
+    read_log,
+    save_state,
+)
+
+# Phase -> the validation metric that chooses its checkpoint, and what is better.
+PHASES = {"cross_entropy": ("val_cross_entropy", "min"), "lovasz": ("val_mean_iou", "max")}
+_SHOWN = 10  # classes named in a warning
 
 
-class Best(keras.callbacks.ModelCheckpoint):
-    """The best model of a phase, without an auxiliary output. Its file is the old or the new one
-    whenever the run is killed.
+def callbacks(
+    folder, *, phase="cross_entropy", train=None, save_every=None, logger=None, signals=()
+):
+    """Makes the callbacks that keep a run in its folder and go on from it in another `fit`.
 
-    Args: path, of the file. log, the phase's CSV, whose best value is to be passed. monitor, mode:
-        of `keras.callbacks.ModelCheckpoint`.
+    Args:
+        folder: of the run (see `training.run_folder`).
+        phase: "cross_entropy" (the best model has the least pixel-weighted validation
+            cross-entropy) or "lovasz" (the best mean IoU).
+        train: data set of `pipeline.make_dataset`, told the epoch so that a resumed run sees the
+            draws it would have seen.
+        save_every: steps between states inside of an epoch, None for none; for `training.fit`,
+            which can go on inside of one.
+        logger: "tensorboard", "wandb", "mlflow" or None.
+        signals: list of `signals.deferred_signals`.
+
+    Returns:
+        List of Keras callbacks, for `model.fit`.
+
+    Raises:
+        ValueError: for an unknown phase or logger.
+        ImportError: where the logger's package is missing.
+    """
+    if phase not in PHASES:
+        raise ValueError(f"Unknown phase {phase!r}. Known: {', '.join(PHASES)}.")
+    check_logger(logger)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    finite = CheckFinite(train, folder)
+    state = SaveState(folder / f"{phase}_state.keras", train, finite, save_every, signals)
+    kept = [RenameMetrics(), AveragedValidation(), finite, SaveBest(folder, phase)]
+    if distribution.is_chief():
+        kept.append(LogMetrics(folder / f"{phase}.csv"))
+    kept.append(state)
+    return kept + (logger_callbacks(logger, folder, phase) if distribution.is_chief() else [])
+
+
+class SaveBest(keras.callbacks.ModelCheckpoint):
+    """Saves the best model of a phase, without an auxiliary output. The file is the old or the new
+    one whenever the run is killed.
+
+    Args:
+        folder: of the run, whose CSV holds the best value of the epochs before.
+        phase: name of the phase.
     """
 
-    def __init__(self, path, log, monitor, mode):
-        super().__init__(path, monitor=monitor, mode=mode, save_best_only=True)
-        self._log, self._begun = log, False
+    def __init__(self, folder, phase):
+        metric, mode = PHASES[phase]
+        super().__init__(folder / f"{phase}.keras", metric, mode=mode, save_best_only=True)
+        self._log, self._begun = folder / f"{phase}.csv", False
 
     def set_model(self, model):
         self._trained = model
@@ -38,7 +90,7 @@ class Best(keras.callbacks.ModelCheckpoint):
     def on_epoch_begin(self, epoch, logs=None):
         if self._begun:
             return
-        known = [row[self.monitor] for row in rows(self._log, epoch) if self.monitor in row]
+        known = [row.get(self.monitor, math.nan) for row in read_log(self._log, epoch)]
         best = min if self.mode == "min" else max
         self.best = best((value for value in known if not math.isnan(value)), default=None)
         if self.best is not None and not os.path.isfile(self.filepath):
@@ -50,35 +102,31 @@ class Best(keras.callbacks.ModelCheckpoint):
 
     def on_epoch_end(self, epoch, logs=None):
         with averaged_weights(self._trained):  # in all processes, for they share the weights
-            if distribution.is_chief() and not math.isnan((logs or {}).get(self.monitor, 0)):
-                self._save_whole(epoch, logs)
-
-    def _save_whole(self, epoch, logs):
-        path = self.filepath
-        try:
-            with replacing(path) as written, distribution.alone():
-                # Keras formats it; a folder's name may have braces.
-                self.filepath = str(written).replace("{", "{{").replace("}", "}}")
-                super().on_epoch_end(epoch, logs)
-        finally:
-            self.filepath = path
+            if not distribution.is_chief() or math.isnan((logs or {}).get(self.monitor, 0)):
+                return
+            path = self.filepath
+            try:
+                with replacing(path) as written, distribution.alone():
+                    # Keras formats it; a folder's name may have braces.
+                    self.filepath = str(written).replace("{", "{{").replace("}", "}}")
+                    super().on_epoch_end(epoch, logs)
+            finally:
+                self.filepath = path
 
 
-class OfLogits(keras.callbacks.Callback):
-    """Names the figures of a model with several outputs as those of a model with logits alone, for
+class RenameMetrics(keras.callbacks.Callback):
+    """Names the metrics of a model with several outputs as those of a model with logits alone, for
     the callbacks that follow: "val_logits_mean_iou" is "val_mean_iou"."""
 
     def on_epoch_end(self, epoch, logs=None):
-        names = list(logs or ()) if isinstance(self.model.output, dict) else ()
-        for name in names:
-            plain = name.removeprefix("val_").removeprefix("logits_")
-            plain = f"val_{plain}" if name.startswith("val_") else plain
-            if plain not in logs:  # "loss" is of all outputs
-                logs[plain] = logs.pop(name)
+        for name in list(logs or ()) if isinstance(self.model.output, dict) else ():
+            renamed = re.sub("^(val_)?logits_", r"\1", name)
+            if renamed not in logs:  # "loss" is of all outputs
+                logs[renamed] = logs.pop(name)
 
 
-class Log(keras.callbacks.Callback):
-    """Every figure of every epoch as CSV; an epoch that is repeated has one row.
+class LogMetrics(keras.callbacks.Callback):
+    """Writes the metrics of every epoch as CSV; an epoch that is repeated has one row.
 
     The file is read once and written whole: what happens to it meanwhile is mended.
     """
@@ -92,7 +140,7 @@ class Log(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._rows is None:
-            self._rows = rows(self._path, epoch)
+            self._rows = read_log(self._path, epoch)
 
     def on_epoch_end(self, epoch, logs=None):
         self._rows.append({"epoch": epoch, **{k: float(v) for k, v in (logs or {}).items()}})
@@ -103,14 +151,15 @@ class Log(keras.callbacks.Callback):
             writer.writerows({**row, "epoch": int(row["epoch"])} for row in self._rows)
 
 
-class Finite(keras.callbacks.Callback):
+class CheckFinite(keras.callbacks.Callback):
     """Stops at the first step whose loss is not a finite number, and where the weights are not when
     they are to be saved, so that nothing is kept of it.
 
     A step's loss is looked at after the next one was begun, so that no device waits for it.
 
-    Args: train, the data set of `pipeline.make_dataset`, to name the step's files. folder, of the
-        run.
+    Args:
+        train: data set of `pipeline.make_dataset`, to name the step's files.
+        folder: of the run.
     """
 
     def __init__(self, train, folder):
@@ -149,52 +198,54 @@ class Finite(keras.callbacks.Callback):
         )
 
 
-class State(keras.callbacks.Callback):
+class SaveState(keras.callbacks.Callback):
     """Writes the state at the end of each epoch, and goes on from it.
 
     Args:
         path: of the state file.
-        train: the data set. If it has `rest` (as those of `pipeline.make_dataset`), the state can
-            be written inside of an epoch.
-        finite: the `Finite` of the run, asked before the state is written.
+        train: the data set, told the epoch if it has `set_epoch`. If it has `rest` (as those of
+            `pipeline.make_dataset`), the state can be written inside of an epoch.
+        finite: `CheckFinite`, which looks at loss and weights before the state is written.
         save_every: steps between states inside of an epoch; None for none.
-        asked: list that is not empty when the run shall stop (`stoppable`).
+        signals: list that is not empty when the run shall stop (`signals.deferred_signals`).
     """
 
-    def __init__(self, path, train, finite, save_every=None, asked=()):
+    def __init__(self, path, train, finite, save_every=None, signals=()):
         super().__init__()
         self._path, self._train, self._finite = path, train, finite
-        self._save_every, self._asked = save_every, asked
+        self._save_every, self._signals = save_every, signals
         self._inside = hasattr(train, "rest")
         self._skip = train.plan.skip if self._inside else 0
 
     def on_train_begin(self, logs=None):
-        _remember_attributes()
-        self._place = load_state(self.model, self._path)
-        if self._place.step != self._skip:
+        keep_skipped_attributes()
+        self._from = load_state(self.model, self._path)
+        if self._from.step != self._skip:
             raise ValueError(
-                f"{self._path} is of step {self._place.step} in an epoch: go on with "
+                f"{self._path} is of step {self._from.step} in an epoch: go on with "
                 "`training.fit`, or delete it."
             )
-        self.model._initial_epoch = self._place.epoch  # as keras.callbacks.BackupAndRestore
+        self.model._initial_epoch = self._from.epoch  # as keras.callbacks.BackupAndRestore
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._epoch, self._done = epoch, self._place.step
+        self._epoch, self._done = epoch, self._from.step
+        if hasattr(self._train, "set_epoch"):
+            self._train.set_epoch(epoch)
 
     def on_train_batch_begin(self, batch, logs=None):
-        if self._place.step:  # again: PyTorch's loader draws a number at the beginning of an epoch
-            _backend.set_random_states(self._place.generators)
+        if self._from.step:  # again: PyTorch's loader draws a number at the beginning of an epoch
+            _backend.set_random_states(self._from.generators)
 
     def on_train_batch_end(self, batch, logs=None):
-        if self._place.step:  # only now are there metrics on TensorFlow; all of them are sums
+        if self._from.step:  # only now are there metrics on TensorFlow; all of them are sums
             variables = self.model.metrics_variables
-            for variable, value in zip(variables, self._place.metrics, strict=True):
+            for variable, value in zip(variables, self._from.metrics, strict=True):
                 assign_sum(variable, ops.convert_to_numpy(variable) + value)
-        self._place = Place()
+        self._from = RunState()
         step = self._done + batch + 1
         due = self._save_every and step % self._save_every == 0
         inside = self._inside and batch + 1 < len(self._train)
-        if inside and (due or self._asked) and not self.model.stop_training:
+        if inside and (due or self._signals) and not self.model.stop_training:
             self._finite.check()
             self._save(self._epoch, step)
             self._stop(f"step {step} of epoch {self._epoch + 1}")
@@ -211,13 +262,17 @@ class State(keras.callbacks.Callback):
             save_state(self.model, self._path, epoch, step)
 
     def _stop(self, where):
-        stop(self._asked, f"Stopped after {where}; {self._path} holds what the run goes on from.")
+        stop_if_signaled(
+            self._signals, f"Stopped after {where}; {self._path} holds what the run goes on from."
+        )
 
 
-class Skipped(keras.callbacks.Callback):
+class ReportSkipped(keras.callbacks.Callback):
     """Keeps the report of images that could not be read, skipped.txt.
 
-    Args: path, of the report. loaders, data sets of `pipeline.make_dataset`.
+    Args:
+        path: of the report.
+        loaders: data sets of `pipeline.make_dataset`.
     """
 
     def __init__(self, path, loaders):
@@ -235,10 +290,13 @@ class Skipped(keras.callbacks.Callback):
                 path.write_text("".join(f"{line}\n" for line in [*known, *new]), "utf-8")
 
 
-class StopAt(keras.callbacks.Callback):
+class StopAtStep(keras.callbacks.Callback):
     """Ends training after so many steps in all.
 
-    Args: steps; steps_per_epoch; skip, steps that the first epoch lacks.
+    Args:
+        steps: in all.
+        steps_per_epoch: of a whole epoch.
+        skip: steps that the first epoch lacks.
     """
 
     def __init__(self, steps, steps_per_epoch, skip=0):
@@ -254,10 +312,7 @@ class StopAt(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-_SHOWN = 10  # classes named in a warning
-
-
-class _Occurring(keras.callbacks.Callback):
+class WarnOfAbsentClasses(keras.callbacks.Callback):
     """Warns once of classes that never occur in the truth, as the metrics have counted it."""
 
     def __init__(self):
@@ -270,7 +325,7 @@ class _Occurring(keras.callbacks.Callback):
     def on_test_end(self, logs=None):
         self._look("validation", "its figures say nothing")
 
-    def _look(self, which, so):
+    def _look(self, which, consequence):
         if which in self._looked or not distribution.is_chief():
             return
         self._looked.add(which)
@@ -279,59 +334,20 @@ class _Occurring(keras.callbacks.Callback):
         pixels = metrics[0].confusion_matrix().sum(axis=1)
         names = next((metric.class_names for metric in metrics if metric.class_names), ())
         names = names if len(names) == len(pixels) else [f"class {i}" for i in range(len(pixels))]
-        occurs = [name for name, count in zip(names, pixels) if count]
         absent = [name for name, count in zip(names, pixels) if not count]
         masks = f"this epoch's {which} masks"
-        if not occurs:
-            said = f"No pixel of {masks} has a class, all are void: {so}."
-        elif len(occurs) == 1:
+        if not absent:
+            return
+        if len(absent) == len(names):
+            said = f"No pixel of {masks} has a class, all are void: {consequence}."
+        elif len(absent) == len(names) - 1:
+            (only,) = set(names) - set(absent)
             said = (
-                f"Only one class occurs in {masks}, {occurs[0]!r}: {so}. (Are they of 0 and 255? "
-                "Masks of two classes hold 0 and 1; 255 is void.)"
+                f"Only one class occurs in {masks}, {only!r}: {consequence}. (Are they of 0 and "
+                "255? Masks of two classes hold 0 and 1; 255 is void.)"
             )
-        elif absent:
+        else:
             more = f" and {len(absent) - _SHOWN} more" if len(absent) > _SHOWN else ""
             listed = f"{', '.join(absent[:_SHOWN])}{more}"
             said = f"{len(absent)} classes never occur in {masks}: {listed}."
-        else:
-            return
         warnings.warn(f"{said} `keras-sanet inspect` shows what masks hold.", stacklevel=2)
-
-
-# Phase -> the validation figure that chooses its checkpoint, and what is better.
-PHASES = {"cross_entropy": ("val_cross_entropy", "min"), "lovasz": ("val_mean_iou", "max")}
-
-
-def callbacks(folder, phase="cross_entropy", train=None, save_every=None, asked=()):
-    """What a run keeps in its folder (see `runs`), and going on from it in another `fit`.
-
-    Args:
-        folder: the run's folder.
-        phase: "cross_entropy" (the best model has the least pixel-weighted validation
-            cross-entropy) or "lovasz" (the best mean IoU).
-        train: the data set of `pipeline.make_dataset`, told the epoch so that a resumed run sees
-            the draws it would have seen.
-        save_every: steps between states inside of an epoch, None for none; for `fit`, which can go
-            on inside of one.
-        asked: of `signals.stoppable`.
-    """
-    if phase not in PHASES:
-        raise ValueError(f"Unknown phase {phase!r}. Known: {', '.join(PHASES)}.")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    log, finite = folder / f"{phase}.csv", Finite(train, folder)
-    best = Best(folder / f"{phase}.keras", log, *PHASES[phase])
-    kept = [OfLogits(), AveragedValidation(), finite, best]
-    if distribution.is_chief():
-        kept.append(Log(log))
-    kept.append(State(folder / f"{phase}_state.keras", train, finite, save_every, asked))
-    if hasattr(train, "set_epoch"):
-        kept.append(
-            keras.callbacks.LambdaCallback(
-                on_epoch_begin=lambda epoch, logs: train.set_epoch(epoch)
-            )
-        )
-    tensorboard = all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard"))
-    if tensorboard and distribution.is_chief():
-        kept.append(keras.callbacks.TensorBoard(folder / "tensorboard" / phase))
-    return kept

@@ -18,7 +18,8 @@ _AUXILIARY_WEIGHT = 0.4  # PSPNet
 def compile(
     model,
     decay_steps,
-    learning_rate=1e-5,
+    *,
+    learning_rate=1e-4,
     weight_decay=0.01,
     loss="cross_entropy",
     ignore_class=255,
@@ -37,8 +38,8 @@ def compile(
             "auxiliary"} (whose targets are then a dict too).
         decay_steps: steps (batches, accumulated or not) until the learning rate is 0, epochs x
             steps an epoch.
-        learning_rate: of the first step. The paper's 1e-5 suits long runs from pretrained weights;
-            short ones need some 1e-4, networks from scratch 1e-3.
+        learning_rate: of the first step. 1e-4 suits short runs from pretrained weights; networks
+            from scratch need some 1e-3. The paper's long runs have 1e-5.
         weight_decay: on all weights; 0.01 is PyTorch's default for AdamW (Keras's is 0.004).
         loss: "cross_entropy", "lovasz", or a `keras.losses.Loss`.
         ignore_class: label of void pixels.
@@ -55,8 +56,9 @@ def compile(
             shifts, and use them in training too, as DeepLab's do for small batches. They stay so.
         kwargs: for `model.compile`.
 
-    Raises: ValueError for an unknown loss or optimizer, where an argument is out of its range, and
-        where a loss has `from_logits` other than the model.
+    Raises:
+        ValueError: for an unknown loss or optimizer, where an argument is out of its range, and
+            where a loss has `from_logits` other than the model.
     """
     if optimizer not in ("adamw", "sgd"):
         raise ValueError(f"Unknown optimizer {optimizer!r}. Known: adamw, sgd.")

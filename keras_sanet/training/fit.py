@@ -1,4 +1,4 @@
-"""The paper's training (section IV-C): AdamW, poly decay, cross-entropy, then Lovász-softmax."""
+"""Both phases of the paper's training (section IV-C), which go on after what stopped them."""
 
 import contextlib
 import inspect
@@ -6,77 +6,94 @@ import math
 from pathlib import Path
 
 import keras
-import numpy as np
 
 from keras_sanet import _backend, _files, distribution, models, saving, summary
 from keras_sanet._arguments import integer
 from keras_sanet.evaluation import check_classes
-from keras_sanet.training import callbacks, run_folder, signals, state
-from keras_sanet.training.callbacks import PHASES, Skipped, StopAt, _Occurring
+from keras_sanet.training import run_folder, state
+from keras_sanet.training.callbacks import PHASES, ReportSkipped, StopAtStep, WarnOfAbsentClasses
+from keras_sanet.training.callbacks import callbacks as run_callbacks
 from keras_sanet.training.compile import compile
-
-# What `compile` takes beside the model and what `fit` tells it, with its defaults.
-_COMPILE = {
-    name: parameter.default
-    for name, parameter in inspect.signature(compile).parameters.items()
-    if parameter.default is not parameter.empty and name not in ("learning_rate", "loss")
-}
+from keras_sanet.training.finish import finish
+from keras_sanet.training.loggers import check_logger
+from keras_sanet.training.signals import deferred_signals, stop_if_signaled
 
 
 def fit(
     model,
     train,
-    validation,
+    validation_data,
+    *,
     folder,
     epochs=None,
-    lovasz_epochs=0,
-    learning_rate=1e-5,
-    lovasz_learning_rate=None,
     steps=None,
+    lovasz_epochs=0,
+    learning_rate=1e-4,
+    lovasz_learning_rate=None,
     save_every=None,
-    extra_callbacks=(),
+    callbacks=(),
     verbose="auto",
+    logger=None,
+    evaluate=True,
     arguments=None,
-    **kwargs,
+    **compile_arguments,
 ):
-    """Both phases of the paper: cross-entropy, then Lovász-softmax from the best checkpoint.
+    """Trains with cross-entropy, then with Lovász-softmax from the best checkpoint.
+
+    Afterwards the model has the weights of the best epoch of the last phase, ready for `predict`,
+    `evaluate` and `save`, and the folder holds them as model.keras, their evaluation on the
+    validation images, and overlays (see `training.run_folder`). The model stays compiled with the
+    recipe of the last phase, whose learning rate has come to 0: compile it anew to train it
+    further. (One with an auxiliary output stays compiled for the first phase; its auxiliary
+    weights are those of that phase's last epoch.)
 
     Calling it again with the same folder resumes: finished epochs are not repeated, and after
     Ctrl-C, SIGTERM or `save_every` finished steps neither. A run that was killed, or whose disk was
-    full, goes on from the last state. With deterministic operations its figures are those of a run
+    full, goes on from the last state. With deterministic operations its metrics are those of a run
     that nothing happened to. The arguments must be those that it began with, but for those that
-    change no figure; and it may be made longer, at the learning rates of the longer run.
+    change no metric; and it may be made longer, at the learning rates of the longer run.
 
     Args:
         model: images to logits, or to {"logits", "auxiliary"}; it is compiled here. The auxiliary
-            output takes part in the first phase's training alone.
-        train, validation: from `pipeline.make_dataset`; others give targets by output themselves,
+            output takes part in the first phase alone.
+        train: batches from `pipeline.make_dataset`; others give targets by output themselves,
             where there are two.
-        folder: see `runs`.
-        epochs, lovasz_epochs: of the two phases; 0 leaves a phase out.
-        learning_rate: of the first phase. lovasz_learning_rate: of the second; a tenth of it if
-            None.
+        validation_data: likewise; it chooses the best epochs. Others than from
+            `pipeline.make_dataset` are not evaluated in the end.
+        folder: of the run, new or to go on with.
+        epochs: of the first phase; 0 leaves it out.
         steps: of the first phase, instead of `epochs`; its last epoch is shorter.
+        lovasz_epochs: of the second phase; 0 leaves it out.
+        learning_rate: of the first phase's first step.
+        lovasz_learning_rate: of the second phase's; a tenth of `learning_rate` if None.
         save_every: steps between states inside of an epoch; None for one an epoch.
-        extra_callbacks: more Keras callbacks. verbose: of `model.fit`.
+        callbacks: more Keras callbacks.
+        verbose: of `model.fit`.
+        logger: "tensorboard", "wandb" or "mlflow", which get the metrics too; None for CSV alone.
+        evaluate: whether to evaluate the best model and to draw overlays in the end.
         arguments: dict that config.json keeps, instead of those given here; of these, only what is
             in it is compared when the run goes on.
-        kwargs: for `compile`.
+        compile_arguments: for `training.compile`.
 
-    Returns: the best model of the last phase, images to logits, not compiled.
+    Returns:
+        `keras.callbacks.History` of all epochs of both phases, those before a resume too. `epoch`
+        counts on through the second phase; `history` has a list for each metric with a number for
+        each epoch, NaN where an epoch lacks it (as the auxiliary loss in the second phase). "loss"
+        and "val_loss" are of the phase's own loss.
 
     Raises:
-        FileExistsError where another process trains into the folder.
-        ValueError where its run began with other data or arguments, where a file of it is missing,
+        FileExistsError: where another process trains into the folder.
+        ValueError: where its run began with other data or arguments, where a file of it is missing,
             damaged or a link that leads out of it, where `epochs` and `steps` are both given, or
             the model is not for the classes of the data.
-        FloatingPointError that names the images of the step, where the loss is not finite.
-        KeyboardInterrupt, SystemExit after the state was written.
+        FloatingPointError: that names the images of the step, where the loss is not finite.
+        ImportError: where the logger's package is missing.
+        KeyboardInterrupt, SystemExit: after the state was written.
 
     Warns of classes that never occur in the first epoch's training and validation masks.
     """
-    if validation is None:
-        raise ValueError("`validation` must be given: it chooses the best model.")
+    if validation_data is None:
+        raise ValueError("`validation_data` must be given: it chooses the best model.")
     if (epochs is None) == (steps is None):
         raise ValueError(
             f"`epochs` must be given, or `steps`, not both. Received: {epochs=}, {steps=}."
@@ -86,102 +103,119 @@ def fit(
     if steps is not None:
         steps = integer("steps", steps, least=0)
     lovasz_epochs = integer("lovasz_epochs", lovasz_epochs, least=0)
+    check_logger(logger)
     if lovasz_learning_rate is None:
         lovasz_learning_rate = learning_rate / 10
-    own = {
-        "epochs": epochs, "steps": steps, "lovasz_epochs": lovasz_epochs,
-        "learning_rate": learning_rate,
-        # All that is known of a data set that is not ours.
-        **({} if hasattr(train, "plan") else {"steps_per_epoch": len(train)}),
-        **({"lovasz_learning_rate": lovasz_learning_rate} if lovasz_epochs else {}),
-        **{name: kwargs.get(name, default) for name, default in _COMPILE.items()},
-    }  # fmt: skip
-    own = {name: v.item() if isinstance(v, np.generic) else v for name, v in own.items()}
-    more = {name: value for name, value in kwargs.items() if isinstance(value, (int, float, str))}
-    arguments = arguments or {**more, **own}
     phases = [
         ("cross_entropy", steps if epochs is None else epochs * len(train), learning_rate),
         ("lovasz", lovasz_epochs * len(train), lovasz_learning_rate),
     ]
     phases = [phase for phase in phases if phase[1]]
     if not phases:
-        return models.without_auxiliary(model)
-    loaders, folder = {"train": train, "validation": validation}, Path(folder)
-    channels = models.without_auxiliary(model).output.shape[-1]
+        return _history(model, None)
+    compared, more = _with_defaults(model, compile_arguments)
+    compared |= {
+        "epochs": epochs, "steps": steps, "lovasz_epochs": lovasz_epochs,
+        "learning_rate": learning_rate,
+        **({"lovasz_learning_rate": lovasz_learning_rate} if lovasz_epochs else {}),
+        # All that is known of a data set that is not ours.
+        **({} if hasattr(train, "plan") else {"steps_per_epoch": len(train)}),
+    }  # fmt: skip
+    compared = _files.plain(compared)
+    loaders, folder = {"train": train, "validation": validation_data}, Path(folder)
+    plain = models.without_auxiliary(model)
     for loader in loaders.values():
         if hasattr(loader, "plan"):
-            check_classes(channels, loader.plan.dataset)
-    skipped, occurring = folder / "skipped.txt", _Occurring()
-    with _files.locked(folder), signals.stoppable() as asked, _causes(loaders.values()):
-        _check_arguments(folder, own)
-        for phase, count, rate in phases:
-            given, validated = (_for_outputs(model, data) for data in loaders.values())
-            compile(model, count, rate, loss=phase, **kwargs)
-            _check_batch_norms(model, train)
-            run_folder.write_config(folder, arguments, loaders)
-            for data, first, last in _parts(given, folder, phase, count):
+            check_classes(plain.output.shape[-1], loader.plan.dataset)
+    skipped, warn = folder / "skipped.txt", WarnOfAbsentClasses()
+    with _files.locked(folder):
+        with deferred_signals() as signals, _raised_as_is(loaders.values()):
+            run_folder.check_arguments(folder, compared)
+            trained = run_folder.is_trained(folder)
+            for phase, count, rate in phases:
+                trainee = model if phase == "cross_entropy" else plain
+                data, validated = (_for_outputs(trainee, loader) for loader in loaders.values())
+                compile(trainee, count, learning_rate=rate, loss=phase, **compile_arguments)
+                _check_batch_norms(trainee, train)
+                run_folder.write_config(folder, arguments or {**more, **compared}, loaders)
+                best = folder / (run_folder.MODEL if trained else f"{phase}.keras")
+                if trained:
+                    continue
+                state_path = folder / f"{phase}_state.keras"
+                for part, first, last in _parts(data, state_path, count):
+                    distribution.wait()
+                    run_folder.remove_results(folder)
+                    rename, *kept = run_callbacks(
+                        folder, phase=phase, train=part, save_every=save_every, logger=logger,
+                        signals=signals,
+                    )  # fmt: skip
+                    stop = StopAtStep(count, len(train), len(train) - len(part))
+                    trainee.fit(
+                        part,
+                        validation_data=validated,
+                        initial_epoch=first,
+                        epochs=last,
+                        shuffle=False,  # the data set shuffles
+                        callbacks=[
+                            *(stop, ReportSkipped(skipped, loaders.values()), warn, rename),
+                            *(*callbacks, *kept),
+                        ],
+                        verbose=verbose,
+                    )
+                    stop_if_signaled(signals, f"Stopped; {folder} holds what the run goes on from.")
+                    if trainee.stop_training:
+                        if distribution.is_chief():
+                            state.mark_ended(state_path, count)
+                        break
                 distribution.wait()
-                renaming, *kept = callbacks(folder, phase, data, save_every, asked)
-                model.fit(
-                    data,
-                    validation_data=validated,
-                    initial_epoch=first,
-                    epochs=last,
-                    shuffle=False,  # the data set shuffles
-                    callbacks=[
-                        StopAt(count, len(train), len(train) - len(data)),
-                        Skipped(skipped, loaders.values()),
-                        occurring,
-                        renaming,
-                        *extra_callbacks,
-                        *kept,
-                    ],
-                    verbose=verbose,
-                )
-                signals.stop(asked, f"Stopped; {folder} holds what the run goes on from.")
-                if model.stop_training:
-                    if distribution.is_chief():
-                        state.end(folder / f"{phase}_state.keras", count)
-                    break
-            distribution.wait()
-            state.resume_generators(folder / f"{phase}_state.keras")
-            best = folder / f"{phase}.keras"
-            if not best.is_file():
-                raise FileNotFoundError(
-                    f"There is no {best}: no epoch's {PHASES[phase][0]} was a number (see "
-                    f"{phase}.csv), or the file was removed."
-                )
-            # The config in the file may be anybody's, and that of the model is at hand.
-            model = models.without_auxiliary(model)
-            model = type(model).from_config(model.get_config())
-            saving.load_weights(model, best)
+                state.restore_generators(trainee, state.read_state(state_path))
+                if not best.is_file():
+                    raise FileNotFoundError(
+                        f"There is no {best}: no epoch's {PHASES[phase][0]} was a number (see "
+                        f"{phase}.csv), or the file was removed."
+                    )
+                loaded = _load_best(plain, best)
+            if trained:
+                loaded = _load_best(plain, best)
+        finish(loaded, folder, validation_data, evaluate)
     if skipped.is_file():
         count = len(skipped.read_text("utf-8", "replace").splitlines())
         print(f"{count} images could not be read and did not count: {skipped}")
-    return model
+    return _history(model, folder)
 
 
-def _check_arguments(folder, now):
-    """Refuses other arguments than those that a run began with, but for more epochs or steps."""
-    began = run_folder.arguments_of(folder)
+def _with_defaults(model, compile_arguments):
+    """What `compile` takes, defaults too, but for what `fit` tells it; and plain values for Keras's
+    own `compile`."""
+    bound = inspect.signature(compile).bind(model, 1, **compile_arguments)
+    bound.apply_defaults()
+    more = bound.arguments.pop("kwargs")
+    for name in ("model", "decay_steps", "learning_rate", "loss"):
+        del bound.arguments[name]
+    more = {name: value for name, value in more.items() if isinstance(value, (int, float, str))}
+    return dict(bound.arguments), more
 
-    def longer(name):
-        values = began[name], now[name]
-        return all(isinstance(value, int) for value in values) and values[0] < values[1]
 
-    length = "epochs" if began.get("steps") is None else "steps"
-    names = now.keys() & began.keys() - ({"epochs", "steps"} - {length})
-    other = [name for name in sorted(names) if now[name] != began[name]]
-    fixed = (folder / "lovasz_state.keras").is_file()  # which began with the first phase's best
-    may = [name for name in other if name == "lovasz_epochs" or (name == length and not fixed)]
-    other = [name for name in other if name not in may or not longer(name)]
-    if other:
-        differences = "; ".join(f"`{name}` {began[name]}, now {now[name]}" for name in other)
-        raise ValueError(
-            f"The run {folder} began with other arguments: {differences}. Give those that it began "
-            "with, or another folder. (`epochs` and `steps` may become more before Lovász-softmax "
-            "begins, `lovasz_epochs` always.)"
-        )
+def _history(model, folder):
+    """The `History` of what a run's CSV files hold."""
+    rows = [row for phase in PHASES if folder for row in state.read_log(folder / f"{phase}.csv")]
+    names = dict.fromkeys(name for row in rows for name in row if name != "epoch")
+    model.history = history = keras.callbacks.History()
+    history.set_model(model)
+    history.epoch = list(range(len(rows)))
+    history.history = {name: [row.get(name, math.nan) for row in rows] for name in names}
+    return history
+
+
+def _load_best(model, path):
+    """Puts the weights of a file into a model; returns such a model, not compiled.
+
+    The config in the file may be anybody's, and that of the model is at hand."""
+    loaded = type(model).from_config(model.get_config())
+    saving.load_weights(loaded, path)
+    for layer in model.layers:
+        layer.set_weights(loaded.get_layer(layer.name).get_weights())
+    return loaded
 
 
 def _check_batch_norms(model, train):
@@ -211,28 +245,27 @@ def _for_outputs(model, data):
     return data
 
 
-def _parts(train, folder, phase, steps):
+def _parts(train, path, steps):
     """What is left of a phase: data, and the first epoch and the one to end before. The rest of an
     epoch that a run stopped in is a part of its own."""
-    path = folder / f"{phase}_state.keras"
-    place = state.place(path)
-    if place.ended == steps:
+    done = state.read_state(path)
+    if done.ended == steps:
         return
-    epochs = math.ceil(steps / len(train))
-    if place.step:
+    epoch, epochs = done.epoch, math.ceil(steps / len(train))
+    if done.step:
         if not hasattr(train, "rest"):
             raise ValueError(
-                f"{path} is of step {place.step} in an epoch, and `train` has no `rest`: go on "
+                f"{path} is of step {done.step} in an epoch, and `train` has no `rest`: go on "
                 "with a data set of `pipeline.make_dataset` as it is, or delete the file."
             )
-        yield train.rest(place.step), place.epoch, place.epoch + 1
-        place = place._replace(epoch=place.epoch + 1)
-    if place.epoch < epochs:
-        yield train, place.epoch, epochs
+        yield train.rest(done.step), epoch, epoch + 1
+        epoch += 1
+    if epoch < epochs:
+        yield train, epoch, epochs
 
 
 @contextlib.contextmanager
-def _causes(loaders):
+def _raised_as_is(loaders):
     """Context that raises the error of a data set as it was. (tf.data's are TensorFlow's.)"""
     plans = [loader.plan for loader in loaders if hasattr(loader, "plan")]
     for plan in plans:

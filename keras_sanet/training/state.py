@@ -1,3 +1,5 @@
+"""What a phase of a run goes on from: its state file, and the metrics of its epochs (CSV)."""
+
 import collections
 import contextlib
 import csv
@@ -15,59 +17,54 @@ from keras import ops
 from keras_sanet import _backend, distribution, saving
 from keras_sanet._files import replacing
 
-# Epochs that are done, steps of the next one, the steps that a phase had when it came to its end, a
-# checksum of the figures of these epochs (None of older states), the metrics' values, and what
-# dropout goes on from, which Keras does not save: its layers' seeds, and the backend's own
-# generators.
+_NUMBERS, _ENDED = "place.npz", "ended"  # what a state file holds beside a .keras file's members
+# Values of the metrics, and what dropout goes on from, which Keras does not save: the seeds of its
+# layers, and the backend's own generators.
 _ARRAYS = ("metrics", "seeds", "generators")
+_PUT_BACK = "Put it back; or delete it and the state beside it, and their phase begins anew."
 
-Place = collections.namedtuple(
-    "Place", ("epoch", "step", "ended", "figures", *_ARRAYS), defaults=(0, 0, 0, None, (), (), ())
+# `epoch` epochs are done, and `step` steps of the next one; `ended` is the number of steps that the
+# phase had when it came to its end; `log_checksum` is of the CSV's rows of these epochs.
+RunState = collections.namedtuple(
+    "RunState",
+    ("epoch", "step", "ended", "log_checksum", *_ARRAYS),
+    defaults=(0, 0, 0, None, (), (), ()),
 )
 
 
-def place(path):
-    """The `Place` that a state file holds; the beginning where there is none.
+def read_state(path):
+    """Reads where a phase is: the `RunState` in a state file, or the beginning without a file.
 
-    Raises: ValueError that names the file, where it is damaged; and the phase's CSV, where its
-        figures are not those of the state.
+    Raises:
+        ValueError: that names the file, where it is damaged; or the phase's CSV, where its metrics
+            are not those of the state.
     """
     path = Path(path)
     if not path.is_file():
-        return Place()
+        return RunState()
     try:
-        members = saving.check_state(path, (_PLACE, _ENDED))
-        found = saving.arrays(members[_PLACE])
+        members = saving.check_state(path, (_NUMBERS, _ENDED))
+        found = saving.arrays(members[_NUMBERS])
         numbers = dict(found)
-        where = int(numbers["epoch"]), int(numbers["step"]), int(members.get(_ENDED, 0))
-        if min(where) < 0:
-            raise ValueError(f"it is of epoch {where[0]}, step {where[1]}")
-        figures = int(numbers["figures"]) if "figures" in numbers else None
-        arrays = {
-            kind: [array for name, array in found if name.startswith(kind)] for kind in _ARRAYS
-        }
-        result = Place(*where, figures, **arrays)
+        done = int(numbers["epoch"]), int(numbers["step"]), int(members.get(_ENDED, 0))
+        if min(done) < 0:
+            raise ValueError(f"it is of epoch {done[0]}, step {done[1]}")
+        checksum = int(numbers["figures"]) if "figures" in numbers else None
+        arrays = ([array for name, array in found if name.startswith(kind)] for kind in _ARRAYS)
+        state = RunState(*done, checksum, *arrays)
     except Exception as error:  # whatever zipfile, h5py and NumPy make of damage
         raise _damaged(path, error) from error
-    if result.figures not in (None, _figures(path, result.epoch)):
+    log = _log_of(path)
+    if state.log_checksum not in (None, _checksum(log, state.epoch)):
         raise ValueError(
-            f"{_log_of(path)} has not the figures of the {result.epoch} epochs that {path.name} is "
-            f"of. {_PUT_BACK}"
+            f"{log} has not the figures of the {state.epoch} epochs that {path.name} is of. "
+            f"{_PUT_BACK}"
         )
-    return result
-
-
-def _log_of(state):
-    return state.with_name(state.name.replace("_state.keras", ".csv"))
-
-
-def _figures(state, epochs):
-    """Checksum of the figures beside a state, of its phase's first epochs."""
-    return zlib.crc32(json.dumps(rows(_log_of(Path(state)), epochs)).encode())
+    return state
 
 
 def save_state(model, path, epoch, step):
-    """Writes weights, optimizer and metrics with the place: `epoch` epochs and `step` steps.
+    """Writes weights, optimizer and metrics after `epoch` epochs and `step` steps.
 
     (As .keras, which Keras makes in memory: HDF5 files are written in many small pieces, and a full
     disk may end the process in one of them.)
@@ -78,15 +75,77 @@ def save_state(model, path, epoch, step):
         for kind, variables in zip(_ARRAYS, kinds)
         for i, variable in enumerate(variables)
     }
-    numbers = io.BytesIO()
-    np.savez(numbers, epoch=epoch, step=step, figures=_figures(path, epoch), **arrays)
+    numbers, checksum = io.BytesIO(), _checksum(_log_of(Path(path)), epoch)
+    np.savez(numbers, epoch=epoch, step=step, figures=checksum, **arrays)
     with replacing(path) as written, distribution.alone():
         model.save(written)
         with zipfile.ZipFile(written, "a") as archive:
-            archive.writestr(_PLACE, numbers.getvalue())
+            archive.writestr(_NUMBERS, numbers.getvalue())
 
 
-def _remember_attributes():
+def load_state(model, path):
+    """Loads what `save_state` wrote, but for the metrics, which Keras resets at each epoch.
+
+    Returns:
+        The `RunState`.
+
+    Raises:
+        ValueError: that names the file, where it is damaged or another model's.
+    """
+    state = read_state(path)
+    if state.epoch or state.step:
+        try:
+            with warnings.catch_warnings():  # Keras only warns where another optimizer was saved
+                warnings.filterwarnings("error", "Skipping variable loading")
+                model.load_weights(path)
+            restore_generators(model, state)
+        except Exception as error:  # of Keras, h5py and zipfile
+            raise _damaged(path, error) from error
+    return state
+
+
+def restore_generators(model, state):
+    """Sets the random generators of a model and of the backend to those of a `RunState`."""
+    for variable, value in zip(_seeds(model), state.seeds, strict=True):
+        variable.assign(value)
+    _backend.set_random_states(state.generators)
+
+
+def mark_ended(path, steps):
+    """Notes in a state file that its phase, of so many steps, came to its end, early or not."""
+    with replacing(path) as written:
+        shutil.copy(path, written)
+        with zipfile.ZipFile(written, "a") as archive:
+            archive.writestr(_ENDED, str(steps))
+
+
+def read_log(path, epochs=None):
+    """Reads a phase's CSV.
+
+    Args:
+        path: of the file; without one there are no rows.
+        epochs: number of the first epochs to read; None for all.
+
+    Returns:
+        List of a dict of floats for each epoch.
+
+    Raises:
+        ValueError: that names the file, where it is damaged.
+    """
+    if not Path(path).is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        try:
+            rows = [
+                {name: float(value) for name, value in row.items() if value}
+                for row in csv.DictReader(file)
+            ]
+            return [row for row in rows if epochs is None or row["epoch"] < epochs]
+        except (TypeError, ValueError, KeyError, csv.Error) as error:
+            raise ValueError(f"{path} is damaged: {error!r}. {_PUT_BACK}") from error
+
+
+def keep_skipped_attributes():
     """Keeps for Keras which attributes of an optimizer it does not save.
 
     It makes an optimizer to find out, and looks for what it found under another name than it keeps
@@ -101,42 +160,12 @@ def _remember_attributes():
         global_state.set_global_attribute("saving_attr_skiplist_Optimizer", found)
 
 
-def load_state(model, path):
-    """Loads what `save_state` wrote, but for the metrics, which Keras resets at each epoch.
-
-    Returns: the `Place`.
-    Raises: ValueError that names the file, where it is damaged or another model's.
-    """
-    found = place(path)
-    if found.epoch or found.step:
-        try:
-            with warnings.catch_warnings():  # Keras only warns where another optimizer was saved
-                warnings.filterwarnings("error", "Skipping variable loading")
-                model.load_weights(path)
-            for variable, value in zip(_seeds(model), found.seeds, strict=True):
-                variable.assign(value)
-            _backend.set_random_states(found.generators)
-        except Exception as error:  # of Keras, h5py and zipfile
-            raise _damaged(path, error) from error
-    return found
+def _log_of(state):
+    return state.with_name(state.name.replace("_state.keras", ".csv"))
 
 
-def resume_generators(path):
-    """Sets the backend's generators to where a phase left them that another process trained."""
-    _backend.set_random_states(place(path).generators)
-
-
-def end(path, steps):
-    """Notes in a state file that its phase, of so many steps, came to its end, early or not."""
-    with replacing(path) as written:
-        shutil.copy(path, written)
-        with zipfile.ZipFile(written, "a") as archive:
-            archive.writestr(_ENDED, str(steps))
-
-
-_PLACE, _ENDED = "place.npz", "ended"
-
-_PUT_BACK = "Put it back; or delete it and the state beside it, and their phase begins anew."
+def _checksum(log, epochs):
+    return zlib.crc32(json.dumps(read_log(log, epochs)).encode())
 
 
 def _seeds(model):
@@ -150,18 +179,3 @@ def _damaged(path, error):
         f"{path} can't be gone on from: it is damaged, or of another model or optimizer ({error}). "
         "Without it its phase of the training begins anew."
     )
-
-
-def rows(path, epochs=None):
-    """The rows of a phase's CSV, dicts of floats; those of the first `epochs` epochs if given."""
-    if not Path(path).is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        try:
-            found = [
-                {name: float(value) for name, value in row.items() if value}
-                for row in csv.DictReader(file)
-            ]
-            return [row for row in found if epochs is None or row["epoch"] < epochs]
-        except (TypeError, ValueError, KeyError, csv.Error) as error:
-            raise ValueError(f"{path} is damaged: {error!r}. {_PUT_BACK}") from error

@@ -1,4 +1,4 @@
-"""What Keras leaves behind at each save of a compiled model, and what `callbacks.State` leaves.
+"""What Keras leaves behind at each save of a compiled model, and what `callbacks.SaveState` leaves.
 
     python tests/benchmarks/save_growth.py [SAVES]
 
@@ -33,7 +33,7 @@ def main(saves):
         path = f"{folder}/model.keras"
         print(f"{keras.backend.backend()}, Keras {keras.__version__}, MB a save:")
         print(f"as Keras does    {growth(model, path, saves):8.4f}", flush=True)
-        state._remember_attributes()
+        state.keep_skipped_attributes()
         print(f"as a run does    {growth(model, path, saves):8.4f}")
 
 

@@ -38,7 +38,10 @@ def main(epochs):
         model = FCN(data.num_classes, "resnet_tiny", filters=8)
         print(f"{keras.backend.backend()}, {epochs} epochs of {len(train)} steps")
         watch = Watch(epochs)
-        training.fit(model, train, val, f"{folder}/run", epochs, verbose=0, extra_callbacks=[watch])
+        training.fit(
+            model, train, val, folder=f"{folder}/run", epochs=epochs, verbose=0, callbacks=[watch],
+            logger="tensorboard",
+        )  # fmt: skip
 
 
 if __name__ == "__main__":
