@@ -18,6 +18,7 @@ from keras_sanet import (
     evaluation,
     export,
     inference,
+    inspection,
     layers,
     losses,
     metrics,
@@ -48,6 +49,7 @@ __all__ = [
     "export",
     "from_preset",
     "inference",
+    "inspection",
     "layers",
     "list_presets",
     "losses",
@@ -64,3 +66,7 @@ __all__ = [
     "visualization",
     "weights",
 ]
+
+
+def __dir__():
+    return __all__

@@ -68,7 +68,7 @@ def get(name):
         "dataset": dataset,
         "val_split": val_split,
         **_FAMILIES[name.partition("_")[0]],
-        "crop": (crop, crop),
+        "crop_size": (crop, crop),
         "epochs": epochs,
         "lovasz_epochs": lovasz_epochs,
     }

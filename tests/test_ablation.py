@@ -441,7 +441,7 @@ def test_a_new_protocol_forgets_what_the_rows_of_the_one_before_cost(drawn, tmp_
 @pytest.mark.slow
 def test_only_the_asked_rows_are_trained(command, tmp_path):
     arguments = [tmp_path if value == command[1] else value for value in command[0]]
-    small = ("--crop", 32, 48, "--aggregator-filters", 2, "--head-filters", 2, "--epochs", 1)
+    small = ("--crop-size", 32, 48, "--aggregator-filters", 2, "--head-filters", 2, "--epochs", 1)
     small += ("--batch-size", 2, "--val-batch-size", 2, "--rounds", 0)
     code, out, error = call(*arguments, *small, "--rows", "normalized")
     assert code == 0, error
@@ -642,7 +642,7 @@ def test_a_command_that_finds_all_its_rows_taken_says_so(command, tmp_path):
 @pytest.mark.slow
 def test_a_row_whose_loss_is_not_finite_leaves_the_others_their_turn(command, tmp_path):
     arguments = [tmp_path if value == command[1] else value for value in command[0]]
-    small = ("--crop", 32, 48, "--aggregator-filters", 2, "--head-filters", 2, "--epochs", 1)
+    small = ("--crop-size", 32, 48, "--aggregator-filters", 2, "--head-filters", 2, "--epochs", 1)
     small += ("--batch-size", 2, "--val-batch-size", 2, "--rounds", 0)
     code, out, error = call(*arguments, *small, "--learning-rate", 1e30)
     assert code == 1

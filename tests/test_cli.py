@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from PIL import Image
 
 import keras_sanet
 from keras_sanet import _files, backbones, cli, weights
-from keras_sanet.cli.options import _new_folder
+from keras_sanet.cli.config import new_folder
 from keras_sanet.version import __version__
 
 SIZE = (24, 40)  # height and width of the images
@@ -25,13 +26,15 @@ OPTIONS = {
     "demo": ("--output", "--epochs"),
     "train": (
         "--dataset", "--data", "--val-split", "--output", "--resume", "--model", "--backbone",
-        "--preset", "--weights", "--aggregator-filters", "--crop", "--val-crop", "--batch-size",
-        "--val-batch-size", "--epochs", "--lovasz-epochs", "--learning-rate", "--scale-range",
-        "--image-scale", "--seed", "--precision", "--verbose", "--recipe", "--steps", "--optimizer",
+        "--preset", "--weights", "--aggregator-filters", "--crop-size", "--val-crop-size",
+        "--batch-size", "--val-batch-size", "--epochs", "--lovasz-epochs", "--learning-rate",
+        "--scale-range", "--image-scale", "--seed", "--precision", "--verbose", "--recipe",
+        "--steps", "--optimizer",
         "--weight-decay", "--head-learning-rate-multiple", "--gradient-accumulation-steps",
         "--global-clipnorm", "--ema-momentum", "--freeze-batch-norm", "--contrast-range",
         "--rotation-range", "--blur-range", "--config", "--save-every", "--on-bad-image",
-        "--deterministic", "--devices", "--max-pixels",
+        "--deterministic", "--devices", "--max-pixels", "--lovasz-learning-rate", "--class-limit",
+        "--no-flip", "--brightness-range", "--saturation-range", "--hue-range", "--logger",
     ),
     "evaluate": (
         "--dataset", "--data", "--split", "--output", "--absent-as-zero", "--scales", "--flip",
@@ -40,13 +43,15 @@ OPTIONS = {
     "ablate": (
         "--dataset", "--data", "--output", "--rows", "--seeds", "--rounds", "--report", "--verbose",
         "--backbone", "--weights", "--other-backbone", "--other-weights", "--aggregator-filters",
-        "--head-filters", "--image-scale", "--crop", "--scale-range", "--batch-size",
+        "--head-filters", "--image-scale", "--crop-size", "--scale-range", "--batch-size",
         "--val-batch-size", "--val-split", "--epochs", "--learning-rate",
         "--head-learning-rate-multiple",
     ),
     "compare": (),
-    "summary": ("--size", "--batch-size", "--num-classes", "--depth", "--measure", "--rounds"),
-    "save-preset": ("--dtype", "--licence"),
+    "summary": (
+        "--image-size", "--batch-size", "--num-classes", "--depth", "--measure", "--rounds",
+    ),
+    "save-preset": ("--dtype", "--license"),
     "convert": ("--backbone", "--channels"),
     "inspect": ("--data", "--sheet", "--class-weights", "--max-pixels"),
     "predict": (
@@ -91,7 +96,7 @@ NEW = ("--model", "fcn", "--backbone", "resnet_tiny")
 
 def train(data, *arguments, model=NEW):
     return call(
-        *("train", "--dataset", "folder", "--data", data, *model, "--crop", 32, 32),
+        *("train", "--dataset", "folder", "--data", data, *model, "--crop-size", 32, 32),
         *("--batch-size", 4, "--epochs", 1, "--learning-rate", 1e-3, "--verbose", 0, *arguments),
     )
 
@@ -145,7 +150,7 @@ def test_the_sheet_of_train_has_three_pictures_a_row(trained):
 def test_train_writes_its_arguments_and_versions(trained, data):
     config = json.loads((trained[0] / "config.json").read_text("utf-8"))
     arguments = config["arguments"]
-    assert (arguments["model"], arguments["crop"], arguments["epochs"]) == ("fcn", [32, 32], 1)
+    assert (arguments["model"], arguments["crop_size"], arguments["epochs"]) == ("fcn", [32, 32], 1)
     assert arguments["data"] == str(data.resolve())
     found = {
         name: config["versions"][name] for name in ("keras_sanet", "keras", "backend", "numpy")
@@ -167,7 +172,7 @@ def test_config_repeats_a_run_to_the_last_bit(data, tmp_path):
         assert done.returncode == 0, done.stderr
 
     first, again = tmp_path / "first", tmp_path / "again"
-    options = f"--dataset folder --data {data} --crop 32 32 --batch-size 2 --epochs 2"
+    options = f"--dataset folder --data {data} --crop-size 32 32 --batch-size 2 --epochs 2"
     options += f" --learning-rate 1e-3 {' '.join(map(str, NEW))} --output {first}"
     deterministic(*options.split())
     deterministic("--config", first / "config.json", "--output", again)
@@ -200,7 +205,7 @@ def stopped(trained, tmp_path):
     [
         (("--batch-size", "2"), "4, not 2"),
         (("--learning-rate", "0.1"), "0.001, not 0.1"),
-        (("--crop", "64", "64"), "32 32, not 64 64"),
+        (("--crop-size", "64", "64"), "32 32, not 64 64"),
         (("--model", "sanet"), "fcn, not sanet"),
         (("--epochs", "2"), "1, not 2"),
         (("--steps", "9"), "None, not 9"),
@@ -228,7 +233,7 @@ def test_resume_takes_the_same_values_and_moved_data(stopped, data, tmp_path):
     shutil.copytree(data, tmp_path / "moved")
     code, _, error = call(
         *("train", "--resume", stopped, "--data", tmp_path / "moved", "--batch-size", 4),
-        *("--crop", 32, 32, "--output", stopped, "--save-every", 9, "--on-bad-image", "skip"),
+        *("--crop-size", 32, 32, "--output", stopped, "--save-every", 9, "--on-bad-image", "skip"),
         *("--verbose", 0),
     )
     assert code == 0, error
@@ -261,10 +266,10 @@ def test_resume_writes_through_no_link(stopped, tmp_path):
 def test_a_run_killed_while_its_config_was_written_is_begun_by_the_same_call(tmp_path):
     (tmp_path / ".lock").write_text("process 7 on moon")
     (tmp_path / ".new-7-140-config.json").write_text("{")
-    assert _new_folder(tmp_path) == tmp_path
+    assert new_folder(tmp_path) == tmp_path
     (tmp_path / ".new-thesis").write_text("mine")
     with pytest.raises(FileExistsError, match="is not empty"):
-        _new_folder(tmp_path)
+        new_folder(tmp_path)
 
 
 @pytest.mark.slow
@@ -509,17 +514,17 @@ def test_overlays_mix_the_image_with_the_models_colours(predicted, data):
 def test_predict_writes_what_is_asked_for(model, data, tmp_path):
     code, _, error = call(
         *("predict", model, data / "images/val/val0.png", "--output", tmp_path),
-        *("--write", "probabilities", "colour", "mask"),
+        *("--write", "probabilities", "color", "mask"),
     )
     assert code == 0, error
-    names = {f"val0_{name}" for name in ("probabilities.npz", "colour.png", "mask.png")}
+    names = {f"val0_{name}" for name in ("probabilities.npz", "color.png", "mask.png")}
     assert {path.name for path in tmp_path.iterdir()} == names
     saved = np.load(tmp_path / "val0_probabilities.npz")
     mask = np.array(Image.open(tmp_path / "val0_mask.png"))
     assert saved["probabilities"].dtype == "float32"
     np.testing.assert_array_equal(saved["probabilities"].argmax(axis=-1), mask)
     np.testing.assert_array_equal(
-        np.array(Image.open(tmp_path / "val0_colour.png")),
+        np.array(Image.open(tmp_path / "val0_color.png")),
         np.array([[10, 20, 30], [200, 100, 0]])[mask],
     )
     assert (
@@ -657,7 +662,7 @@ def test_wrong_options_are_told_before_anything_is_done(model, data, tmp_path):
         *("--window", 1, 2, 3),
     )
     assert code == 1
-    assert "error: `window` must be (height, width)" in error
+    assert "error: --window must be (height, width)" in error
     assert not (tmp_path / "out").exists()
 
 
@@ -740,17 +745,40 @@ def test_demo_into_a_folder_that_is_not_empty_is_an_error(data):
 # Usage
 
 
+def help_of(command):
+    """What --help prints, and what shows all options."""
+    code, short, _ = call(command, "--help")
+    assert code == 0
+    return short, call(command, "--help-all")[1] if "--help-all" in short else short
+
+
 @pytest.mark.parametrize("command", OPTIONS)
 def test_help_names_every_option(command):
-    code, out, _ = call(command, "--help")
-    assert code == 0
+    _, out = help_of(command)
     assert [option for option in OPTIONS[command] if option not in out] == []
+
+
+COMMANDS = (*OPTIONS, "datasets", "presets", "recipes")
 
 
 def test_help_names_every_command():
     code, out, _ = call("--help")
     assert code == 0
-    assert [command for command in OPTIONS if command not in out] == []
+    assert set(re.findall("^    ([a-z-]+)", out, re.MULTILINE)) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_two_screens(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = help_of(command)[0].splitlines()
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 100
+
+
+def test_rare_options_are_shown_by_help_all_alone():
+    short, whole = help_of("train")
+    assert "--hue-range" not in short and "--hue-range LEAST MOST" in whole
+    assert set(short.splitlines()) <= set(whole.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -758,7 +786,8 @@ def test_help_names_every_command():
     [
         [],
         ["fly"],
-        ["train", "--crop", "32"],
+        ["train", "--crop-size", "32"],
+        ["train", "--crop-size", "0", "32"],
         ["train", "--model", "unet"],
         ["train", "--epochs", "many"],
         ["evaluate", "model.keras"],

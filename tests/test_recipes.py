@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from keras_sanet import cli, datasets, pipeline, presets, recipes, training
-from keras_sanet.cli.train import _check_preset
+from keras_sanet.cli.train import _check_preset, source_defaults
 
 NAMES = recipes.names()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_argument_is_an_option_of_train(name):
-    options = cli._parser().parse_args(["train"])
+    options = cli.parser().parse_args(["train"])
     assert recipes.get(name).keys() <= vars(options).keys()
 
 
@@ -39,7 +39,7 @@ def test_the_papers_recipe_is_that_of_section_iv(dataset):
         8,
     )
     assert (recipe["model"], recipe["backbone"]) == ("sanet", "resnext50")
-    assert recipe["crop"] == (473, 473)  # 60 cells of 8 pixels, less 7
+    assert recipe["crop_size"] == (473, 473)  # 60 cells of 8 pixels, less 7
     assert (recipe["lovasz_epochs"] > 0) == (dataset in ("ade20k", "cityscapes"))
 
 
@@ -48,17 +48,18 @@ def test_the_papers_recipe_is_that_of_section_iv(dataset):
 )
 def test_semsegs_recipe_is_that_of_its_file(name, crop, epochs):
     recipe = recipes.get(name)
-    assert (recipe["crop"], recipe["epochs"], recipe["batch_size"]) == ((crop, crop), epochs, 16)
+    assert recipe["crop_size"] == (crop, crop)
+    assert (recipe["epochs"], recipe["batch_size"]) == (epochs, 16)
     assert (recipe["learning_rate"], recipe["weight_decay"]) == (0.01, 1e-4)
     assert recipe["head_learning_rate_multiple"] == 10
     assert (recipe["scale_range"], recipe["rotation_range"]) == ((0.5, 2.0), (-10.0, 10.0))
 
 
 def test_without_a_recipe_train_is_compiled_and_augmented_as_the_functions_are():
-    options = vars(cli._parser().parse_args(["train"]))
+    options = vars(cli.parser().parse_args(["train"]))
     for function in (training.compile, pipeline.make_dataset):
         for name, parameter in inspect.signature(function).parameters.items():
-            if name in options and name not in ("dataset", "model", "seed"):
+            if name in options and name not in ("dataset", "model", "seed", "crop_size"):
                 assert options[name] == parameter.default, name
 
 
@@ -79,14 +80,14 @@ def test_the_papers_models_name_their_recipe(name):
 
 def parsed(*arguments):
     """The options of `train` with what its recipe says."""
-    options = cli._parser().parse_args(["train", *arguments])
-    return cli._parser(cli._defaults(options)).parse_args(["train", *arguments])
+    options = cli.parser().parse_args(["train", *arguments])
+    return cli.parser(source_defaults(options)).parse_args(["train", *arguments])
 
 
 def test_a_recipe_gives_what_is_not_given():
     options = parsed("--recipe", "semseg_cityscapes", "--data", "here")
     assert (options.dataset, options.data, options.model) == ("cityscapes", "here", "pspnet")
-    assert (options.crop, options.optimizer, options.epochs) == ((713, 713), "sgd", 200)
+    assert (options.crop_size, options.optimizer, options.epochs) == ((713, 713), "sgd", 200)
 
 
 def test_what_is_given_wins_even_where_it_is_the_default_of_the_option():
@@ -119,7 +120,7 @@ def test_recipes_are_listed_with_their_arguments_and_source():
     assert code == 0
     for name in NAMES:
         assert f"\n{name}: {recipes.source(name)}\n" in out
-    assert "    --crop 713 713\n" in out and "    --head-learning-rate-multiple 10.0\n" in out
+    assert "    --crop-size 713 713\n" in out and "    --head-learning-rate-multiple 10.0\n" in out
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +137,18 @@ def run(tmp_path_factory):
     (root / "classes.txt").write_text("dark\nlight\n", "utf-8")
     code, _, error = call(
         *("train", "--recipe", "semseg_ade20k", "--dataset", "folder", "--data", root),
-        *("--model", "fcn", "--backbone", "resnet_tiny", "--weights", "none", "--crop", 32, 32),
-        *("--batch-size", 2, "--steps", 3, "--gradient-accumulation-steps", 2),
+        *("--model", "fcn", "--backbone", "resnet_tiny", "--weights", "none"),
+        *(
+            "--crop-size",
+            32,
+            32,
+            "--batch-size",
+            2,
+            "--steps",
+            3,
+            "--gradient-accumulation-steps",
+            2,
+        ),
         *("--global-clipnorm", 1, "--ema-momentum", 0.9, "--freeze-batch-norm", "--verbose", 0),
         *("--output", root / "run"),
     )
@@ -150,7 +161,7 @@ def test_a_run_keeps_its_arguments_and_the_name_of_its_recipe(run):
     arguments = json.loads((run / "config.json").read_text("utf-8"))["arguments"]
     assert (arguments["recipe"], arguments["model"]) == ("semseg_ade20k", "fcn")
     assert (arguments["optimizer"], arguments["weight_decay"]) == ("sgd", 1e-4)
-    assert (arguments["crop"], arguments["steps"]) == ([32, 32], 3)
+    assert (arguments["crop_size"], arguments["steps"]) == ([32, 32], 3)
     assert arguments["gradient_accumulation_steps"] == 2
 
 

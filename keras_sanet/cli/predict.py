@@ -1,46 +1,86 @@
+"""The commands `evaluate`, `compare` and `predict`."""
+
 import collections
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from keras_sanet import (
-    _files,
-    datasets,
-    evaluation,
-    inference,
-    visualization,
-)
+from keras_sanet import _files, datasets, evaluation, inference, visualization
 from keras_sanet._labels import classes_of
 from keras_sanet.cli.options import (
-    _images,
-    _limit_pixels,
-    _load_dataset,
-    _load_model,
-    _tracked,
-    _without_doubt,
+    Group,
+    add_command,
+    add_dataset,
+    add_inference,
+    add_max_pixels,
+    add_saved_model,
+    find_pictures,
+    inference_mode,
+    limit_pixels,
+    load_dataset,
+    load_model,
+    tracked,
+    without_doubt,
 )
 from keras_sanet.datasets.files import open_image
 from keras_sanet.evaluation import report
 
 
+def add_commands(commands):
+    """Adds the commands of this module."""
+    parser = add_command(commands, evaluate, "MODEL --dataset KIND [options]")
+    add_saved_model(parser)
+    add_dataset(parser)
+    add = Group(parser, "evaluation", evaluation.evaluate).add
+    add("split", "split of the data set", default="val")
+    add("output", "folder of counts and report; the same call goes on", metavar="FOLDER")
+    add("absent_as_zero", "count classes in neither truth nor prediction as 0")
+    add_inference(parser)
+
+    parser = add_command(commands, compare, "FOLDER FOLDER")
+    parser.add_argument("first", metavar="FOLDER", help="output of one evaluation")
+    parser.add_argument("second", metavar="FOLDER", help="output of the other")
+
+    parser = add_command(commands, predict, "MODEL IMAGE ... [options]")
+    add_saved_model(parser)
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE",
+        help='files, folders, patterns such as "frames/*.png"; all frames of a GIF or TIFF',
+    )  # fmt: skip
+    group = Group(parser, "output")
+    add = group.add
+    add("output", "folder of the results", default="predictions", metavar="FOLDER")
+    kinds = ("mask", "color", "overlay", "probabilities")
+    add(
+        "write", f"some of: {', '.join(kinds)} (.npz)", nargs="+", choices=kinds, metavar="KIND",
+        default=("mask", "overlay"),
+    )  # fmt: skip
+    add(
+        "ids", "ids in masks: classes, or the 34 that Cityscapes' server takes",
+        choices=("classes", "cityscapes"), default="classes",
+    )  # fmt: skip
+    add_max_pixels(group)
+    add_inference(parser)
+
+
 def evaluate(options):
-    """Prints the figures of a saved model on a split, at the full size of its masks.
+    """Prints the metrics of a saved model on a split, at the full size of its masks.
 
     With --output, counts are kept image by image (images.jsonl), a run that was stopped goes on
     with the same command, and evaluation.json, .txt, classes.csv and report.html are written.
     """
-    mode = _mode(options)
-    model = _load_model(options.saved_model)
-    dataset = _load_dataset(options)
-    with _without_doubt():
+    mode = inference_mode(options)
+    model = load_model(options.saved_model)
+    dataset = load_dataset(options)
+    with without_doubt():
         result = evaluation.evaluate(
             model,
             dataset,
             options.split,
-            options.output,
-            options.absent_as_zero,
-            track=lambda samples: _tracked(samples, "Evaluating"),
+            folder=options.output,
+            absent_as_zero=options.absent_as_zero,
+            track=lambda samples: tracked(samples, "Evaluating"),
             **mode,
         )
     print(result)
@@ -51,7 +91,7 @@ def evaluate(options):
 
 
 def compare(options):
-    """Compares two evaluations of the same images, the folders that `evaluate --output` wrote."""
+    """Compares two evaluations of the same images, the outputs of `evaluate`."""
     first, second = evaluation.load(options.first), evaluation.load(options.second)
     for folder, result in ((options.first, first), (options.second, second)):
         print(f"{folder}: {len(result.images)} images of {result.source}, {result.mode}")
@@ -60,15 +100,11 @@ def compare(options):
 
 
 def predict(options):
-    """Writes the mask, an overlay or more of each image.
-
-    Images are files, folders, patterns such as "frames/*.png", or pictures of several frames (GIF,
-    TIFF); numbers in their names are in order.
-    """
-    mode = _mode(options)
-    _limit_pixels(options)
-    model = _load_model(options.saved_model)
-    images = [image for argument in options.images for image in _images(argument)]
+    """Writes masks, overlays, colors or probabilities of images."""
+    mode = inference_mode(options)
+    limit_pixels(options)
+    model = load_model(options.saved_model)
+    images = find_pictures(options.images)
     stems = collections.Counter(image.stem for image in images)
     twice = sorted(stem for stem, count in stems.items() if count > 1)
     if twice:
@@ -79,12 +115,13 @@ def predict(options):
     layer, classes = model.get_layer("logits"), classes_of(model.output.shape[-1])
     if options.ids == "cityscapes" and classes != len(datasets.cityscapes.INFO.classes):
         raise ValueError(f"--ids cityscapes needs a model of 19 classes. This one has {classes}.")
-    palette, names = getattr(layer, "palette", None), getattr(layer, "class_names", None)
-    if palette is None and {"colour", "overlay"} & set(options.write):
+    names = getattr(layer, "class_names", None) or []
+    palette = getattr(layer, "palette", None)
+    if palette is None and {"color", "overlay"} & set(options.write):
         palette = visualization.palette(classes)
     output = Path(options.output)
     output.mkdir(parents=True, exist_ok=True)
-    for source in _tracked(images, "Predicting"):
+    for source in tracked(images, "Predicting"):
         image = np.array(open_image(source))
         try:
             probabilities = inference.predict_probabilities(model, image, **mode)
@@ -92,23 +129,18 @@ def predict(options):
             raise ValueError(f"{source}: {error}") from error
         mask = inference.mask_of(probabilities)
         for kind in options.write:
-            name = f"{source.stem}_{kind}"
-            if kind == "probabilities":
-                with _files.replacing(output / f"{name}.npz") as path:
-                    np.savez(path, probabilities=probabilities, class_names=names or [])
-                continue
-            if kind == "mask":
-                ids = datasets.cityscapes.label_ids(mask) if options.ids == "cityscapes" else mask
-            elif kind == "colour":
-                ids = visualization.colour_mask(mask, palette)
-            else:
-                ids = visualization.overlay(image, mask, palette)
-            with _files.replacing(output / f"{name}.png") as path:
-                Image.fromarray(ids).save(path)
+            suffix = "npz" if kind == "probabilities" else "png"
+            with _files.replacing(output / f"{source.stem}_{kind}.{suffix}") as path:
+                if kind == "probabilities":
+                    np.savez(path, probabilities=probabilities, class_names=names)
+                    continue
+                if kind == "overlay":
+                    pixels = visualization.overlay(image, mask, palette)
+                elif kind == "color":
+                    pixels = visualization.colour_mask(mask, palette)
+                elif options.ids == "cityscapes":
+                    pixels = datasets.cityscapes.label_ids(mask)
+                else:
+                    pixels = mask
+                Image.fromarray(pixels).save(path)
     print(f"{', '.join(options.write)} of {len(images)} images are in {output.resolve()}.")
-
-
-def _mode(options):
-    """How to predict, for `inference.predict_probabilities`."""
-    names = ("scales", "flip", "window", "bucket", "batch_size")
-    return inference.complete(**{name: getattr(options, name) for name in names})
