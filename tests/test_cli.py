@@ -1,6 +1,7 @@
 """The command line: what its commands write, print and return."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -17,7 +18,7 @@ import pytest
 from PIL import Image
 
 import keras_sanet
-from keras_sanet import _files, backbones, cli, weights
+from keras_sanet import _files, backbones, cli, pipeline, weights
 from keras_sanet.cli.config import new_folder
 from keras_sanet.version import __version__
 
@@ -223,6 +224,13 @@ def test_resume_names_an_option_that_a_run_can_not_change(stopped, option, began
     assert f"{option[0]} is {began}. Leave these out, or begin another run: {again}\n" in error
 
 
+def test_resume_says_how_to_type_a_switch(stopped):
+    code, _, error = call("train", "--resume", stopped, "--no-flip")
+    assert code == 1
+    assert "--flip is True, not False." in error
+    assert f"--config {stopped}/config.json --no-flip --output FOLDER" in error
+
+
 def test_resume_takes_no_other_output(stopped, tmp_path):
     code, _, error = call("train", "--resume", stopped, "--output", tmp_path / "other")
     assert code == 1 and f"--output is {stopped}, not {tmp_path / 'other'}." in error
@@ -282,6 +290,26 @@ def test_what_is_given_beside_a_config_wins(trained, tmp_path):
     arguments = json.loads((tmp_path / "run/config.json").read_text("utf-8"))["arguments"]
     before = json.loads((trained[0] / "config.json").read_text("utf-8"))["arguments"]
     assert arguments == {**before, "batch_size": 2, "output": str(tmp_path / "run")}
+
+
+def test_train_hands_the_augmentation_on(data, tmp_path, monkeypatch):
+    given = {}
+
+    @functools.wraps(pipeline.make_dataset)
+    def make_dataset(*_, **arguments):
+        given.update(arguments)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(pipeline, "make_dataset", make_dataset)
+    code, _, error = train(
+        *(data, "--output", tmp_path / "run", "--no-flip", "--class-limit", 0.75),
+        *("--hue-range", -0.1, 0.1, "--brightness-range", 0.9, 1.2),
+        *("--saturation-range", 0.5, 2, "--blur-range", 0, 1),
+    )
+    assert (code, "seen" in error) == (1, True)
+    assert (given["flip"], given["class_limit"]) == (False, 0.75)
+    assert (given["hue_range"], given["brightness_range"]) == ([-0.1, 0.1], [0.9, 1.2])
+    assert (given["saturation_range"], given["blur_range"]) == ([0.5, 2], [0, 1])
 
 
 def test_a_config_and_a_recipe_are_refused_together(trained):
@@ -350,8 +378,10 @@ def test_train_names_the_backbones_that_imagenet_has(data, tmp_path):
 
 @pytest.mark.slow
 def test_train_resumes_a_run_from_its_config(trained, tmp_path):
-    # A run that was stopped before its first epoch was over: it has a config and no state.
-    (tmp_path / "config.json").write_text((trained[0] / "config.json").read_text("utf-8"))
+    # A run of both phases, stopped before its first epoch was over: it has a config and no state.
+    config = json.loads((trained[0] / "config.json").read_text("utf-8"))
+    config["arguments"]["lovasz_epochs"] = 1
+    (tmp_path / "config.json").write_text(json.dumps(config))
     code, _, error = call("train", "--resume", tmp_path, "--verbose", 0)
     assert code == 0, error
     first, again = ((folder / "cross_entropy.csv").read_text() for folder in (trained[0], tmp_path))

@@ -63,6 +63,21 @@ def test_without_a_recipe_train_is_compiled_and_augmented_as_the_functions_are()
                 assert options[name] == parameter.default, name
 
 
+@pytest.mark.parametrize(
+    ("function", "others"),
+    [
+        (pipeline.make_dataset, {"split", "training", "drop_remainder", "loader", "transform"}),
+        (training.compile, {"decay_steps", "loss", "ignore_class"}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_train_has_an_option_for_each_argument(function, others):
+    names = {
+        p.name for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD
+    }
+    assert names - others <= vars(cli.parser().parse_args(["train"])).keys()
+
+
 def test_an_unknown_recipe_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="Unknown recipe 'paper'. Known: paper_nyuv2, "):
         recipes.get("paper")
@@ -138,17 +153,8 @@ def run(tmp_path_factory):
     code, _, error = call(
         *("train", "--recipe", "semseg_ade20k", "--dataset", "folder", "--data", root),
         *("--model", "fcn", "--backbone", "resnet_tiny", "--weights", "none"),
-        *(
-            "--crop-size",
-            32,
-            32,
-            "--batch-size",
-            2,
-            "--steps",
-            3,
-            "--gradient-accumulation-steps",
-            2,
-        ),
+        *("--crop-size", 32, 32, "--batch-size", 2, "--steps", 3),
+        *("--gradient-accumulation-steps", 2),
         *("--global-clipnorm", 1, "--ema-momentum", 0.9, "--freeze-batch-norm", "--verbose", 0),
         *("--output", root / "run"),
     )

@@ -1,3 +1,5 @@
+"""The commands `demo` and `train`."""
+
 import contextlib
 import sys
 import time
@@ -389,8 +391,9 @@ class _ExpectedTime(keras.callbacks.Callback):
 
 def _arguments(options):
     """The options of `train` that make a run what it is, paths as absolute ones."""
-
     arguments = {n: value for n, value in vars(options).items() if n not in NOT_KEPT}
+    if arguments["lovasz_learning_rate"] is None:
+        del arguments["lovasz_learning_rate"]  # `training.fit` has its own
     is_name = {
         "data": options.dataset == "tfds",
         "cache": False,

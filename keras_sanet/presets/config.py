@@ -341,7 +341,7 @@ def _reference(builder, backbone, dataset, accuracy, iou, source):
         "builder": builder,
         "arguments": arguments,
         "weights": None,
-        "crop": list(recipe.pop("crop")),
+        "crop": list(recipe.pop("crop_size")),
         "recipe": {"recipe": name, **recipe},
         "figures": {
             **{name: value and round(value / 100, 4) for name, value in figures.items()},
