@@ -4,8 +4,8 @@
 
 CITYSCAPES holds `leftImg8bit/` and `gtFine/` as leftImg8bit_trainvaltest.zip and
 gtFine_trainvaltest.zip unpack. Each command is printed before it runs: copy those that you need.
-All is written to --output. The same call again goes on inside of steps 2 and 3 where it was
-stopped, and repeats the others. Options that --help does not list go to `keras-sanet train`, over
+All is written to --output. The same call again goes on with steps 2 and 3 where they stopped, and
+repeats the others. Options that --help does not list go to `keras-sanet train`, over
 the values of the recipe: `--epochs 2 --lovasz-epochs 1 --backbone resnet18` for a first try.
 
 | step | gives | costs, with the paper's network and all images |
@@ -13,9 +13,9 @@ the values of the recipe: `--epochs 2 --lovasz-epochs 1 --backbone resnet18` for
 | 1 inspect | what is wrong with the files, `labels.png` | 3,475 pictures and masks are read |
 | 2 train | `run/`: model, curves (CSV), overlays | 240 epochs of 371 steps of 6 TMAC, and of 500 |
 | | | validation images of 2.3 TMAC |
-| 3 evaluate | the server's four figures, `report.html` | 500 images of 4.4 TMAC, at one scale |
+| 3 evaluate | the server's four metrics, `report.html` | 500 images of 4.4 TMAC, at one scale |
 | 4 predict | masks for the server, `masks.zip` | 1,525 images of 4.4 TMAC |
-| 5 save-preset | `preset/`: weights, recipe, figures, card | seconds |
+| 5 save-preset | `preset/`: weights, recipe, metrics, card | seconds |
 | 6 export | `model.onnx`, or `saved_model/` on JAX | two minutes, 18 GB of memory; 229 MB |
 | 7 run | masks of that file, `deployed.png` | 0.6 TMAC an image at 512x1024 |
 
@@ -56,10 +56,10 @@ def main():
     parser.add_argument("--data", type=Path, required=True, help="folder of leftImg8bit and gtFine")
     parser.add_argument("--output", type=Path, default=Path("runs/cityscapes-walk"), help="folder")
     parser.add_argument(
-        "--crop",
+        "--crop-size",
         type=int,
         nargs=2,
-        default=recipes.get(RECIPE)["crop"],
+        default=recipes.get(RECIPE)["crop_size"],
         help="height and width of training crops and prediction windows, in pixels",
     )
     parser.add_argument(
@@ -82,12 +82,12 @@ def main():
         default=(512, 1024),
         help="height and width that the exported file computes at",
     )
-    options, of_training = parser.parse_known_args()
+    options, training_options = parser.parse_known_args()
     output, run, preset = options.output, options.output / "run", options.output / "preset"
     output.mkdir(parents=True, exist_ok=True)
     dataset = datasets.load("cityscapes", options.data)
-    of_data = ["--dataset", "cityscapes", "--data", options.data]
-    of_windows = ["--window", *options.crop, "--scales", *options.scales]
+    data_options = ["--dataset", "cityscapes", "--data", options.data]
+    window_options = ["--window", *options.crop_size, "--scales", *options.scales]
 
     title("1. Inspect: is the download whole, and do labels lie on their pictures?")
     command("inspect", "cityscapes", "--data", options.data, "--sheet", output / "labels.png")
@@ -95,7 +95,8 @@ def main():
     title("2. Train, by the paper's recipe")
     if not (run / "config.json").is_file():
         where = ["--data", options.data, "--output", run]
-        command("train", "--recipe", RECIPE, *where, "--crop-size", *options.crop, *of_training)
+        crop_size = ["--crop-size", *options.crop_size]
+        command("train", "--recipe", RECIPE, *where, *crop_size, *training_options)
     elif not (run / "evaluation.json").is_file():
         command("train", "--resume", run)
     else:
@@ -103,14 +104,14 @@ def main():
 
     title("3. Evaluate: IoU and iIoU of classes and of categories, as the server counts them")
     model = run / "model.keras"
-    command("evaluate", model, *of_data, *of_windows, "--output", output / "evaluation")
+    command("evaluate", model, *data_options, *window_options, "--output", output / "evaluation")
 
     title("4. Predict what the server takes: one PNG of the 34 label ids an image")
     split = options.split if options.split in dataset.splits else "val"
     pattern = options.data / "leftImg8bit" / split / "*" / "*_leftImg8bit.png"
     masks = output / "masks"
     written = ["--write", "mask", "--ids", "cityscapes", "--output", masks]
-    command("predict", model, pattern, *of_windows, *written)
+    command("predict", model, pattern, *window_options, *written)
     with zipfile.ZipFile(output / "masks.zip", "w") as archive:
         for path in sorted(masks.glob("*_mask.png")):
             archive.write(path, path.name)  # which begins with the frame's city and numbers
@@ -157,13 +158,13 @@ def compare(dataset, images, masks, deployed, path):
     """Draws the masks of steps 4 and 7 beside each other, and says how many pixels agree."""
     rows, equal = [], []
     for image in images:
-        files = (folder / f"{image.stem}_mask.png" for folder in (masks, deployed))
-        of_windows, of_file = (np.array(Image.open(file)) for file in files)
-        of_windows = dataset.classes_of(of_windows)  # label ids to class ids
-        equal.append(np.mean(of_windows == of_file))
+        name = f"{image.stem}_mask.png"
+        by_windows = dataset.classes_of(np.array(Image.open(masks / name)))  # from label ids
+        at_once = np.array(Image.open(deployed / name))
+        equal.append(np.mean(by_windows == at_once))
         picture = np.array(Image.open(image).convert("RGB"))
         overlays = (
-            visualization.overlay(picture, ids, dataset.palette) for ids in (of_windows, of_file)
+            visualization.overlay(picture, ids, dataset.palette) for ids in (by_windows, at_once)
         )
         small = (Image.fromarray(array).resize((512, 256)) for array in (picture, *overlays))
         rows.append([np.array(page) for page in small])

@@ -66,3 +66,7 @@ __all__ = [
     "visualization",
     "weights",
 ]
+
+
+def __dir__():
+    return __all__

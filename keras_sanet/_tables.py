@@ -6,15 +6,17 @@ import html
 def html_table(titles, rows, left=1):
     """A table of texts, escaped.
 
-    Args: titles, of the columns. rows, of cells. left, how many columns are flush left; the others,
-        numbers, flush right.
+    Args:
+        titles: of the columns.
+        rows: lists of cells.
+        left: how many columns are flush left; the others, numbers, are flush right.
     """
 
     def row(cells, tag):
-        sides = ["left" if index < left else "right" for index in range(len(titles))]
         return "".join(
-            f'<{tag} style="text-align: {side}">{html.escape(str(cell))}</{tag}>'
-            for side, cell in zip(sides, cells)
+            f'<{tag} style="text-align: {"left" if index < left else "right"}">'
+            f"{html.escape(str(cell))}</{tag}>"
+            for index, cell in enumerate(cells)
         )
 
     body = "".join(f"<tr>{row(cells, 'td')}</tr>" for cells in rows)

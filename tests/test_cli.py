@@ -1,10 +1,12 @@
 """The command line: what its commands write, print and return."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,8 +18,8 @@ import pytest
 from PIL import Image
 
 import keras_sanet
-from keras_sanet import _files, backbones, cli, weights
-from keras_sanet.cli.options import _new_folder
+from keras_sanet import _files, backbones, cli, pipeline, weights
+from keras_sanet.cli.config import new_folder
 from keras_sanet.version import __version__
 
 SIZE = (24, 40)  # height and width of the images
@@ -25,13 +27,15 @@ OPTIONS = {
     "demo": ("--output", "--epochs"),
     "train": (
         "--dataset", "--data", "--val-split", "--output", "--resume", "--model", "--backbone",
-        "--preset", "--weights", "--aggregator-filters", "--crop", "--val-crop", "--batch-size",
-        "--val-batch-size", "--epochs", "--lovasz-epochs", "--learning-rate", "--scale-range",
-        "--image-scale", "--seed", "--precision", "--verbose", "--recipe", "--steps", "--optimizer",
+        "--preset", "--weights", "--aggregator-filters", "--crop-size", "--val-crop-size",
+        "--batch-size", "--val-batch-size", "--epochs", "--lovasz-epochs", "--learning-rate",
+        "--scale-range", "--image-scale", "--seed", "--precision", "--verbose", "--recipe",
+        "--steps", "--optimizer",
         "--weight-decay", "--head-learning-rate-multiple", "--gradient-accumulation-steps",
         "--global-clipnorm", "--ema-momentum", "--freeze-batch-norm", "--contrast-range",
         "--rotation-range", "--blur-range", "--config", "--save-every", "--on-bad-image",
-        "--deterministic", "--devices", "--max-pixels",
+        "--deterministic", "--devices", "--max-pixels", "--lovasz-learning-rate", "--class-limit",
+        "--no-flip", "--brightness-range", "--saturation-range", "--hue-range", "--logger",
     ),
     "evaluate": (
         "--dataset", "--data", "--split", "--output", "--absent-as-zero", "--scales", "--flip",
@@ -48,7 +52,7 @@ OPTIONS = {
     "summary": (
         "--image-size", "--batch-size", "--num-classes", "--depth", "--measure", "--rounds",
     ),
-    "save-preset": ("--dtype", "--licence"),
+    "save-preset": ("--dtype", "--license"),
     "convert": ("--backbone", "--channels"),
     "inspect": ("--data", "--sheet", "--class-weights", "--max-pixels"),
     "predict": (
@@ -93,7 +97,7 @@ NEW = ("--model", "fcn", "--backbone", "resnet_tiny")
 
 def train(data, *arguments, model=NEW):
     return call(
-        *("train", "--dataset", "folder", "--data", data, *model, "--crop", 32, 32),
+        *("train", "--dataset", "folder", "--data", data, *model, "--crop-size", 32, 32),
         *("--batch-size", 4, "--epochs", 1, "--learning-rate", 1e-3, "--verbose", 0, *arguments),
     )
 
@@ -147,7 +151,7 @@ def test_the_sheet_of_train_has_three_pictures_a_row(trained):
 def test_train_writes_its_arguments_and_versions(trained, data):
     config = json.loads((trained[0] / "config.json").read_text("utf-8"))
     arguments = config["arguments"]
-    assert (arguments["model"], arguments["crop"], arguments["epochs"]) == ("fcn", [32, 32], 1)
+    assert (arguments["model"], arguments["crop_size"], arguments["epochs"]) == ("fcn", [32, 32], 1)
     assert arguments["data"] == str(data.resolve())
     found = {
         name: config["versions"][name] for name in ("keras_sanet", "keras", "backend", "numpy")
@@ -169,7 +173,7 @@ def test_config_repeats_a_run_to_the_last_bit(data, tmp_path):
         assert done.returncode == 0, done.stderr
 
     first, again = tmp_path / "first", tmp_path / "again"
-    options = f"--dataset folder --data {data} --crop 32 32 --batch-size 2 --epochs 2"
+    options = f"--dataset folder --data {data} --crop-size 32 32 --batch-size 2 --epochs 2"
     options += f" --learning-rate 1e-3 {' '.join(map(str, NEW))} --output {first}"
     deterministic(*options.split())
     deterministic("--config", first / "config.json", "--output", again)
@@ -202,7 +206,7 @@ def stopped(trained, tmp_path):
     [
         (("--batch-size", "2"), "4, not 2"),
         (("--learning-rate", "0.1"), "0.001, not 0.1"),
-        (("--crop", "64", "64"), "32 32, not 64 64"),
+        (("--crop-size", "64", "64"), "32 32, not 64 64"),
         (("--model", "sanet"), "fcn, not sanet"),
         (("--epochs", "2"), "1, not 2"),
         (("--steps", "9"), "None, not 9"),
@@ -220,6 +224,13 @@ def test_resume_names_an_option_that_a_run_can_not_change(stopped, option, began
     assert f"{option[0]} is {began}. Leave these out, or begin another run: {again}\n" in error
 
 
+def test_resume_says_how_to_type_a_switch(stopped):
+    code, _, error = call("train", "--resume", stopped, "--no-flip")
+    assert code == 1
+    assert "--flip is True, not False." in error
+    assert f"--config {stopped}/config.json --no-flip --output FOLDER" in error
+
+
 def test_resume_takes_no_other_output(stopped, tmp_path):
     code, _, error = call("train", "--resume", stopped, "--output", tmp_path / "other")
     assert code == 1 and f"--output is {stopped}, not {tmp_path / 'other'}." in error
@@ -230,7 +241,7 @@ def test_resume_takes_the_same_values_and_moved_data(stopped, data, tmp_path):
     shutil.copytree(data, tmp_path / "moved")
     code, _, error = call(
         *("train", "--resume", stopped, "--data", tmp_path / "moved", "--batch-size", 4),
-        *("--crop", 32, 32, "--output", stopped, "--save-every", 9, "--on-bad-image", "skip"),
+        *("--crop-size", 32, 32, "--output", stopped, "--save-every", 9, "--on-bad-image", "skip"),
         *("--verbose", 0),
     )
     assert code == 0, error
@@ -263,10 +274,10 @@ def test_resume_writes_through_no_link(stopped, tmp_path):
 def test_a_run_killed_while_its_config_was_written_is_begun_by_the_same_call(tmp_path):
     (tmp_path / ".lock").write_text("process 7 on moon")
     (tmp_path / ".new-7-140-config.json").write_text("{")
-    assert _new_folder(tmp_path) == tmp_path
+    assert new_folder(tmp_path) == tmp_path
     (tmp_path / ".new-thesis").write_text("mine")
     with pytest.raises(FileExistsError, match="is not empty"):
-        _new_folder(tmp_path)
+        new_folder(tmp_path)
 
 
 @pytest.mark.slow
@@ -279,6 +290,26 @@ def test_what_is_given_beside_a_config_wins(trained, tmp_path):
     arguments = json.loads((tmp_path / "run/config.json").read_text("utf-8"))["arguments"]
     before = json.loads((trained[0] / "config.json").read_text("utf-8"))["arguments"]
     assert arguments == {**before, "batch_size": 2, "output": str(tmp_path / "run")}
+
+
+def test_train_hands_the_augmentation_on(data, tmp_path, monkeypatch):
+    given = {}
+
+    @functools.wraps(pipeline.make_dataset)
+    def make_dataset(*_, **arguments):
+        given.update(arguments)
+        raise ValueError("seen")
+
+    monkeypatch.setattr(pipeline, "make_dataset", make_dataset)
+    code, _, error = train(
+        *(data, "--output", tmp_path / "run", "--no-flip", "--class-limit", 0.75),
+        *("--hue-range", -0.1, 0.1, "--brightness-range", 0.9, 1.2),
+        *("--saturation-range", 0.5, 2, "--blur-range", 0, 1),
+    )
+    assert (code, "seen" in error) == (1, True)
+    assert (given["flip"], given["class_limit"]) == (False, 0.75)
+    assert (given["hue_range"], given["brightness_range"]) == ([-0.1, 0.1], [0.9, 1.2])
+    assert (given["saturation_range"], given["blur_range"]) == ([0.5, 2], [0, 1])
 
 
 def test_a_config_and_a_recipe_are_refused_together(trained):
@@ -346,8 +377,10 @@ def test_train_names_the_backbones_that_imagenet_has(data, tmp_path):
 
 @pytest.mark.slow
 def test_train_resumes_a_run_from_its_config(trained, tmp_path):
-    # A run that was stopped before its first epoch was over: it has a config and no state.
-    (tmp_path / "config.json").write_text((trained[0] / "config.json").read_text("utf-8"))
+    # A run of both phases, stopped before its first epoch was over: it has a config and no state.
+    config = json.loads((trained[0] / "config.json").read_text("utf-8"))
+    config["arguments"]["lovasz_epochs"] = 1
+    (tmp_path / "config.json").write_text(json.dumps(config))
     code, _, error = call("train", "--resume", tmp_path, "--verbose", 0)
     assert code == 0, error
     first, again = ((folder / "cross_entropy.csv").read_text() for folder in (trained[0], tmp_path))
@@ -658,7 +691,7 @@ def test_wrong_options_are_told_before_anything_is_done(model, data, tmp_path):
         *("--window", 1, 2, 3),
     )
     assert code == 1
-    assert "error: `window` must be one or two positive integers" in error
+    assert "error: --window must be one or two positive integers" in error
     assert not (tmp_path / "out").exists()
 
 
@@ -743,17 +776,40 @@ def test_demo_into_a_folder_that_is_not_empty_is_an_error(data):
 # Usage
 
 
+def help_of(command):
+    """What --help prints, and what shows all options."""
+    code, short, _ = call(command, "--help")
+    assert code == 0
+    return short, call(command, "--help-all")[1] if "--help-all" in short else short
+
+
 @pytest.mark.parametrize("command", OPTIONS)
 def test_help_names_every_option(command):
-    code, out, _ = call(command, "--help")
-    assert code == 0
+    _, out = help_of(command)
     assert [option for option in OPTIONS[command] if option not in out] == []
+
+
+COMMANDS = (*OPTIONS, "datasets", "presets", "recipes")
 
 
 def test_help_names_every_command():
     code, out, _ = call("--help")
     assert code == 0
-    assert [command for command in OPTIONS if command not in out] == []
+    assert set(re.findall("^    ([a-z-]+)", out, re.MULTILINE)) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_fits_two_screens(command, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    lines = help_of(command)[0].splitlines()
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 100
+
+
+def test_rare_options_are_shown_by_help_all_alone():
+    short, whole = help_of("train")
+    assert "--hue-range" not in short and "--hue-range LEAST MOST" in whole
+    assert set(short.splitlines()) <= set(whole.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -761,7 +817,8 @@ def test_help_names_every_command():
     [
         [],
         ["fly"],
-        ["train", "--crop", "32"],
+        ["train", "--crop-size", "32"],
+        ["train", "--crop-size", "0", "32"],
         ["train", "--model", "unet"],
         ["train", "--epochs", "many"],
         ["evaluate", "model.keras"],

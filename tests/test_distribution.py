@@ -312,7 +312,7 @@ def test_the_command_trains_on_two_devices(tmp_path):
     scenes.write(tmp_path / "scenes", size=(32, 48), splits={"train": 4, "val": 3})
     arguments = (
         f"-m keras_sanet train --devices 2 --dataset scenes --data {tmp_path}/scenes --model fcn "
-        f"--backbone resnet_tiny --crop-size 32 48 --batch-size 4 --epochs 1 "
+        "--backbone resnet_tiny --crop-size 32 48 --batch-size 4 --epochs 1 "
         f"--output {tmp_path}/run"
     )
     (printed,) = finish(start(*arguments.split()))

@@ -105,8 +105,8 @@ def test_cityscapes_walks_from_the_folder_to_a_file_that_runs_without_keras(tmp_
         for name in names:
             _write_frame(data, split, name)
 
-    arguments = f"--data {data} --output {output} --crop 32 32 --image-size 32 64 --batch-size 2 "
-    arguments += "--preset sanet_tiny_scenes --epochs 1 --lovasz-epochs 0 --seed 3"
+    arguments = f"--data {data} --output {output} --crop-size 32 32 --image-size 32 64 "
+    arguments += "--batch-size 2 --preset sanet_tiny_scenes --epochs 1 --lovasz-epochs 0 --seed 3"
     ran = _run(backend, ROOT / "examples/cityscapes.py", *arguments.split())
     commands = [line.split()[2] for line in ran.stdout.splitlines() if line.startswith("$ keras-")]
     assert commands == ["inspect", "train", "evaluate", "predict", "save-preset", "export"]

@@ -11,7 +11,7 @@ from PIL import Image
 
 import keras_sanet
 from keras_sanet import cli, models, schedules, training
-from keras_sanet.cli.train import _arguments
+from keras_sanet.cli.train import _arguments, source_defaults
 from keras_sanet.layers import PyramidPooling
 from keras_sanet.pipeline import make_dataset
 
@@ -47,25 +47,27 @@ def data(tmp_path_factory):
 @pytest.mark.parametrize(
     ("named", "arguments"),
     [
-        ("crop_size", ("--crop-size", 0, 0)),
-        ("crop_size", ("--crop-size", -5, 32)),
-        ("crop_size", ("--val-crop-size", 0, 5)),
-        ("batch_size", ("--batch-size", 0)),
-        ("batch_size", ("--val-batch-size", -1)),
+        ("--crop-size", ("--crop-size", 0, 0)),
+        ("--crop-size", ("--crop-size", -5, 32)),
+        ("--val-crop-size", ("--val-crop-size", 0, 5)),
+        ("--batch-size", ("--batch-size", 0)),
+        ("--val-batch-size", ("--val-batch-size", -1)),
         ("--epochs", ("--epochs", -1)),
         ("--lovasz-epochs", ("--lovasz-epochs", -2)),
         ("--learning-rate", ("--learning-rate", "nan")),
         ("--learning-rate", ("--learning-rate", "inf")),
         ("--learning-rate", ("--learning-rate", 0)),
-        ("scale_range", ("--scale-range", 2, 0.5)),
-        ("scale_range", ("--scale-range", "nan", 1)),
-        ("scale_range", ("--scale-range", 1, "inf")),
+        ("--scale-range", ("--scale-range", 2, 0.5)),
+        ("--scale-range", ("--scale-range", "nan", 1)),
+        ("--scale-range", ("--scale-range", 1, "inf")),
+        ("--hue-range", ("--hue-range", 0.5, 0.1)),
+        ("--class-limit", ("--class-limit", 1.5)),
         ("--image-scale", ("--image-scale", 0)),
         ("--image-scale", ("--image-scale", "nan")),
         ("--image-scale", ("--image-scale", "inf")),
         ("--seed", ("--seed", -1)),
         ("--seed", ("--seed", 2**32)),
-        ("filters", ("--model", "sanet", "--aggregator-filters", 0)),
+        ("--aggregator-filters", ("--model", "sanet", "--aggregator-filters", 0)),
         ("no split 'nope'", ("--val-split", "nope")),
         ("/nope.pth", ("--weights", "/nope.pth")),
         ("--data-options", ("--data-options", "depth=1")),
@@ -84,9 +86,9 @@ def test_train_names_a_wrong_argument_and_leaves_nothing(data, tmp_path, named, 
 @pytest.mark.parametrize(
     ("named", "argument"),
     [
-        ("gradient_accumulation_steps", ("--gradient-accumulation-steps", 0)),
-        ("head_learning_rate_multiple", ("--head-learning-rate-multiple", 0)),
-        ("global_clipnorm", ("--global-clipnorm", -1)),
+        ("--gradient-accumulation-steps", ("--gradient-accumulation-steps", 0)),
+        ("--head-learning-rate-multiple", ("--head-learning-rate-multiple", 0)),
+        ("--global-clipnorm", ("--global-clipnorm", -1)),
         ("ema_momentum", ("--ema-momentum", 1.5)),
     ],
     ids=str,
@@ -104,7 +106,7 @@ def test_what_compile_refuses_leaves_a_folder_that_the_next_try_takes(
     ("named", "arguments"),
     [
         ("--epochs", ("demo", "--epochs", -1)),
-        ("input_shape", ("convert", "a.pth", "b.h5", "--backbone", "resnet18", "--channels", -1)),
+        ("--channels", ("convert", "a.pth", "b.h5", "--backbone", "resnet18", "--channels", -1)),
     ],
     ids=str,
 )
@@ -139,16 +141,16 @@ ARGUMENTS = {"dataset": "folder", "val_split": "val", "batch_size": 2}
 @pytest.mark.parametrize(
     ("named", "arguments"),
     [
-        ("--batch-size: invalid int value: 'many'", {"batch_size": "many"}),
-        ("--batch-size: invalid int value: '4.5'", {"batch_size": 4.5}),
+        ("--batch-size: invalid integer value: 'many'", {"batch_size": "many"}),
+        ("--batch-size: invalid integer value: '4.5'", {"batch_size": 4.5}),
         ("--batch-size: expected one argument", {"batch_size": True}),
         ("--batch-size: must have a value, and is null", {"batch_size": None}),
-        ("--batch-size: must have a value, and is False", {"batch_size": False}),
+        ("--batch-size: must have a value, and is false", {"batch_size": False}),
         ("--batch-size: must be a text or a number, and is {'a': 1}", {"batch_size": {"a": 1}}),
         ("unrecognized arguments: 4", {"batch_size": [2, 4]}),
         ("--crop-size: must be a text or a number, and is [1]", {"crop_size": [[1], 2]}),
         ("--crop-size: must have a value, and is []", {"crop_size": []}),
-        ("--crop-size: expected 2 arguments", {"crop_size": [32]}),
+        ("--crop-size: expected 2 arguments", {"crop": [32]}),
         ("--data-options: '--resume=a' looks like an option", {"data_options": ["--resume=a"]}),
         ("--data: '-h' looks like an option", {"data": "-h"}),
         ("--learning-rate: must be a number above 0", {"learning_rate": 0}),
@@ -187,15 +189,15 @@ def written(tmp_path, **arguments):
     path.write_text(json.dumps({"arguments": {**ARGUMENTS, **arguments}}))
     said = io.StringIO()
     with contextlib.redirect_stderr(said):
-        defaults = cli._defaults(cli._parser().parse_args(["train", "--config", str(path)]))
-    return cli._parser(defaults).parse_args(["train"]), said.getvalue()
+        defaults = source_defaults(cli.parser().parse_args(["train", "--config", str(path)]))
+    return cli.parser(defaults).parse_args(["train"]), said.getvalue()
 
 
 def test_every_option_of_a_config_is_taken_as_it_was(tmp_path):
-    line = "train --dataset folder --data d --crop-size 8 9 --rotation-range -0.00001 10"
-    line += " --deterministic --weight-decay 1e-300 --freeze-batch-norm --data-options a=1 b="
-    line += " --seed 4294967295"
-    given = cli._parser().parse_args(line.split())
+    line = "train --dataset folder --data d --crop-size 8 9 --no-flip --deterministic"
+    line += " --rotation-range -0.00001 10"
+    line += " --weight-decay 1e-300 --freeze-batch-norm --data-options a=1 b= --seed 4294967295"
+    given = cli.parser().parse_args(line.split())
     arguments = json.loads(json.dumps(_arguments(given)))
     options, said = written(tmp_path, **arguments)
     assert (json.loads(json.dumps(_arguments(options))), said) == (arguments, "")
@@ -203,8 +205,10 @@ def test_every_option_of_a_config_is_taken_as_it_was(tmp_path):
 
 def test_a_config_of_the_first_version_is_taken(tmp_path):
     first = {"devices": ["auto"], "output": "runs/a", "cache": None, "scale_range": [0.5, 2.0]}
+    first |= {"crop": [32, 48], "val_crop": [64, 96]}
     options, said = written(tmp_path, **first)
     assert (options.batch_size, options.output, options.optimizer, said) == (2, None, "adamw", "")
+    assert (options.crop_size, options.val_crop_size) == ([32, 48], [64, 96])
 
 
 def test_a_folder_to_write_into_is_not_taken_from_a_config(tmp_path):

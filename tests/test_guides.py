@@ -298,18 +298,17 @@ def test_paper_to_code_names_files_and_what_is_in_them(names):
 
 
 def help_of(*words):
-    """What a command's --help prints."""
+    """What a command prints that asks for help."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
-        cli.main([*words, "--help"])
+        cli.main(words)
     return out.getvalue()
 
 
 def test_every_option_that_is_named_exists():
-    commands = re.findall(r"^    ([a-z-]+) ", help_of(), re.MULTILINE)
-    known = {
-        option for command in commands for option in re.findall(r"--[a-z-]+", help_of(command))
-    }
+    commands = re.findall(r"^    ([a-z-]+)", help_of("--help"), re.MULTILINE)
+    helps = [help_of(command, flag) for command in commands for flag in ("--help", "--help-all")]
+    known = {option for text in helps for option in re.findall(r"--[a-z-]+", text)}
     programs = [*ROOT.glob("examples/*.py"), *ROOT.glob("tests/benchmarks/*.py")]
     known |= {o for path in programs for o in re.findall(r'"(--[a-z-]+)"', path.read_text("utf-8"))}
     for document in DOCUMENTS:

@@ -186,5 +186,6 @@ import keras_sanet
     assert f"keras-sanet[{backend}]" in error and "KERAS_BACKEND" in error
 
 
-def test_public_names_are_there():
+def test_public_names_are_there_and_no_others_are_shown():
     assert [name for name in keras_sanet.__all__ if not hasattr(keras_sanet, name)] == []
+    assert dir(keras_sanet) == sorted(keras_sanet.__all__)

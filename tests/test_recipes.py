@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from keras_sanet import cli, datasets, pipeline, presets, recipes, training
-from keras_sanet.cli.train import _check_preset
+from keras_sanet.cli.train import _check_preset, source_defaults
 
 NAMES = recipes.names()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_argument_is_an_option_of_train(name):
-    options = cli._parser().parse_args(["train"])
+    options = cli.parser().parse_args(["train"])
     assert recipes.get(name).keys() <= vars(options).keys()
 
 
@@ -48,22 +48,34 @@ def test_the_papers_recipe_is_that_of_section_iv(dataset):
 )
 def test_semsegs_recipe_is_that_of_its_file(name, crop, epochs):
     recipe = recipes.get(name)
-    assert (recipe["crop_size"], recipe["epochs"], recipe["batch_size"]) == (
-        (crop, crop),
-        epochs,
-        16,
-    )
+    assert recipe["crop_size"] == (crop, crop)
+    assert (recipe["epochs"], recipe["batch_size"]) == (epochs, 16)
     assert (recipe["learning_rate"], recipe["weight_decay"]) == (0.01, 1e-4)
     assert recipe["head_learning_rate_multiple"] == 10
     assert (recipe["scale_range"], recipe["rotation_range"]) == ((0.5, 2.0), (-10.0, 10.0))
 
 
 def test_without_a_recipe_train_is_compiled_and_augmented_as_the_functions_are():
-    options = vars(cli._parser().parse_args(["train"]))
+    options = vars(cli.parser().parse_args(["train"]))
     for function in (training.compile, pipeline.make_dataset):
         for name, parameter in inspect.signature(function).parameters.items():
             if name in options and name not in ("dataset", "model", "seed", "crop_size"):
                 assert options[name] == parameter.default, name
+
+
+@pytest.mark.parametrize(
+    ("function", "others"),
+    [
+        (pipeline.make_dataset, {"split", "training", "drop_remainder", "loader", "transform"}),
+        (training.compile, {"decay_steps", "loss", "ignore_class"}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_train_has_an_option_for_each_argument(function, others):
+    names = {
+        p.name for p in inspect.signature(function).parameters.values() if p.kind != p.VAR_KEYWORD
+    }
+    assert names - others <= vars(cli.parser().parse_args(["train"])).keys()
 
 
 def test_an_unknown_recipe_is_refused_with_the_known_ones():
@@ -83,8 +95,8 @@ def test_the_papers_models_name_their_recipe(name):
 
 def parsed(*arguments):
     """The options of `train` with what its recipe says."""
-    options = cli._parser().parse_args(["train", *arguments])
-    return cli._parser(cli._defaults(options)).parse_args(["train", *arguments])
+    options = cli.parser().parse_args(["train", *arguments])
+    return cli.parser(source_defaults(options)).parse_args(["train", *arguments])
 
 
 def test_a_recipe_gives_what_is_not_given():
@@ -140,18 +152,9 @@ def run(tmp_path_factory):
     (root / "classes.txt").write_text("dark\nlight\n", "utf-8")
     code, _, error = call(
         *("train", "--recipe", "semseg_ade20k", "--dataset", "folder", "--data", root),
-        *(
-            "--model",
-            "fcn",
-            "--backbone",
-            "resnet_tiny",
-            "--weights",
-            "none",
-            "--crop-size",
-            32,
-            32,
-        ),
-        *("--batch-size", 2, "--steps", 3, "--gradient-accumulation-steps", 2),
+        *("--model", "fcn", "--backbone", "resnet_tiny", "--weights", "none"),
+        *("--crop-size", 32, 32, "--batch-size", 2, "--steps", 3),
+        *("--gradient-accumulation-steps", 2),
         *("--global-clipnorm", 1, "--ema-momentum", 0.9, "--freeze-batch-norm", "--verbose", 0),
         *("--output", root / "run"),
     )

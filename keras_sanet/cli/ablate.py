@@ -1,22 +1,80 @@
+"""The command `ablate`."""
+
 import itertools
 import json
 import sys
 import time
 from pathlib import Path
 
-from keras_sanet import (
-    _files,
-    experiments,
-    visualization,
+from keras_sanet import _files, experiments, visualization
+from keras_sanet.cli.options import (
+    RANGE,
+    SIZE,
+    VERBOSE,
+    Group,
+    add_backbone,
+    add_command,
+    add_dataset,
+    count,
+    duration,
+    integer,
+    load_dataset,
+    positive,
 )
-from keras_sanet.cli.options import _duration, _load_dataset
 from keras_sanet.experiments.table2 import TableII
 
-_PROTOCOL = list(experiments.PROTOCOLS["scenes"])  # options of `ablate`
+_PROTOCOL = list(experiments.PROTOCOLS["scenes"])  # names of what all rows share
+
+
+def add_commands(commands):
+    """Adds the command of this module."""
+    titles = {name: experiment.title for name, experiment in experiments.EXPERIMENTS.items()}
+    titles |= {"table2": "Table II: what the models cost", "all": "all of them"}
+    parser = add_command(commands, ablate, "EXPERIMENT ... [options]")
+    parser.epilog = "\n".join(
+        ["experiments:", *(f"  {name:13}{title}" for name, title in titles.items())]
+    )
+    parser.add_argument(
+        "experiments", nargs="+", choices=titles, metavar="EXPERIMENT", help="some of those below"
+    )
+    add_dataset(parser, required=False, rare=True)
+    parser.set_defaults(dataset="scenes")
+    group = Group(parser, "experiments", experiments.add_costs)
+    add = group.add
+    add("output", "folder, new or to go on with [ablation/DATASET]", metavar="FOLDER")
+    add(
+        "rows", "train only these rows of the tables; a wrong one lists all", nargs="+",
+        choices=experiments.ROWS, metavar="ROW",
+    )  # fmt: skip
+    add("seeds", "trainings of each row", type=integer, default=3)
+    add("rounds", "timed training steps of each row, 0 for none", type=count)
+    add("verbose", "as of `train`", default=0, **VERBOSE)
+    add("report", "train nothing; write tables and plots of what is there", default=False)
+    add(
+        "add", "with --report, join the results of these folders", nargs="+", default=[],
+        metavar="FOLDER",
+    )  # fmt: skip
+    group = Group(parser, "protocol that all rows share; the data set's if absent", rare=True)
+    add = group.add
+    add_backbone(group)
+    add_backbone(group, "other_backbone", more=["none"])
+    add("weights", "imagenet, the file of a checkpoint, or none", metavar="FILE")
+    add("other_weights", "as --weights, of --other-backbone", metavar="FILE")
+    add("val_split", "split of the metrics")
+    add("aggregator_filters", "channels c' of the aggregator", type=integer)
+    add("head_filters", "filters of the 3x3 before the classifier", type=integer)
+    add("image_scale", "factor on all images", type=positive)
+    add("crop_size", "training crop", **SIZE)
+    add("scale_range", "random scaling", **RANGE)
+    add("batch_size", "training images a step", type=integer)
+    add("val_batch_size", "validation images a step", type=integer)
+    add("epochs", "passes over the training images", type=integer)
+    add("learning_rate", "learning rate of the first step", type=positive)
+    add("head_learning_rate_multiple", "factor on that of all but the backbone", type=positive)
 
 
 def ablate(options):
-    """Tests the paper's claims: trains the rows of its tables and of some more with several seeds.
+    """Tests the paper's claims: trains rows of its tables with several seeds.
 
     All rows of a data set share one recipe, which the folder keeps. A row that is trained stays, so
     that the same command goes on after a stop, more experiments share rows with those before, and
@@ -41,7 +99,7 @@ def ablate(options):
     failed, left = [], []
     if trained and not options.report:
         visualization.pyplot()  # or its error, before anything is trained
-        dataset = _load_dataset(options)
+        dataset = load_dataset(options)
         changes = {name: getattr(options, name) for name in _PROTOCOL}
         for name in ("weights", "other_weights"):
             if changes[name] not in (None, "imagenet", "none"):
@@ -90,7 +148,7 @@ def _train_rows(dataset, rows, protocol, folder, options):
             failed.append(label)
             print(error, flush=True)
         else:
-            took = _duration(time.monotonic() - start)
+            took = duration(time.monotonic() - start)
             print(f"mean IoU {100 * figures['mean_iou']:.2f} %, {took}", flush=True)
     return failed, left
 

@@ -1,26 +1,39 @@
+"""The commands `inspect` and `datasets`."""
+
 from pathlib import Path
 
-from keras_sanet import (
-    _files,
-    datasets,
-)
-from keras_sanet.cli.options import _load_dataset
+from keras_sanet import _files, datasets
+from keras_sanet.cli.options import Group, add_command, add_folder, load_dataset
 from keras_sanet.inspection import Inspection
 
 
+def add_commands(commands):
+    """Adds the commands of this module."""
+    parser = add_command(commands, inspect, "KIND [options]")
+    parser.add_argument(
+        "dataset", choices=datasets.names(), metavar="KIND", help=", ".join(datasets.names())
+    )
+    group = Group(parser)
+    add_folder(group, group)
+    add = group.add
+    add("sheet", "write a page of overlays to look at", metavar="FILE.png")
+    add("class_weights", "print median-frequency weights of this split", metavar="SPLIT")
+    add_command(commands, list_datasets, name="datasets")
+
+
 def inspect(options):
-    """Checks a data set before training: labels, sizes, shares of the classes, duplicates.
+    """Checks a data set before training: labels, sizes, shares of classes, duplicates.
 
     The exit code is 1 where training would not be safe.
     """
-    dataset = _load_dataset(options, left_out=False)  # it is among the notes
+    dataset = load_dataset(options, say_left_out=False)  # it is among the notes
     if options.class_weights:
         dataset.samples(options.class_weights)  # an unknown split is told before all is read
     inspection = Inspection(dataset, verbose=True)
     print(inspection)
     if options.class_weights:
-        of_classes = inspection.class_weights(options.class_weights)
-        print(f"class_weights=[{', '.join(f'{weight:.4g}' for weight in of_classes)}]")
+        class_weights = inspection.class_weights(options.class_weights)
+        print(f"class_weights=[{', '.join(f'{weight:.4g}' for weight in class_weights)}]")
     if options.sheet:
         with _files.replacing(options.sheet) as path:
             inspection.sheet().save(path)
@@ -29,7 +42,7 @@ def inspect(options):
 
 
 def list_datasets(options):
-    """Lists the known data sets: classes, images, files that are looked for, terms, source."""
+    """Lists the known data sets: classes, images, files, terms, source."""
     for info in datasets.infos():
         counts = ", ".join(f"{split} {count}" for split, count in info.counts.items())
         print(f"\n{info.name}: {info.title}, {len(info.classes)} classes; {counts}")

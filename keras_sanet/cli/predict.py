@@ -1,18 +1,60 @@
+"""The commands `evaluate`, `compare` and `predict`."""
+
+import warnings
 from pathlib import Path
 
-from keras_sanet import (
-    datasets,
-    evaluation,
-    inference,
-)
+from keras_sanet import datasets, evaluation, inference
 from keras_sanet._labels import classes_of
 from keras_sanet.cli.options import (
-    _images,
-    _limit_pixels,
-    _load_dataset,
-    _load_model,
-    _without_doubt,
+    Group,
+    add_command,
+    add_dataset,
+    add_inference,
+    add_max_pixels,
+    add_saved_model,
+    find_pictures,
+    inference_mode,
+    limit_pixels,
+    load_dataset,
+    load_model,
 )
+
+
+def add_commands(commands):
+    """Adds the commands of this module."""
+    parser = add_command(commands, evaluate, "MODEL --dataset KIND [options]")
+    add_saved_model(parser)
+    add_dataset(parser)
+    add = Group(parser, "evaluation", evaluation.evaluate).add
+    add("split", "split of the data set", default="val")
+    add("output", "folder of counts and report; the same call goes on", metavar="FOLDER")
+    add("absent_as_zero", "count classes in neither truth nor prediction as 0")
+    add_inference(parser)
+
+    parser = add_command(commands, compare, "FOLDER FOLDER")
+    parser.add_argument("first", metavar="FOLDER", help="output of one evaluation")
+    parser.add_argument("second", metavar="FOLDER", help="output of the other")
+
+    parser = add_command(commands, predict, "MODEL IMAGE ... [options]")
+    add_saved_model(parser)
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGE",
+        help='files, folders, patterns such as "frames/*.png"; all frames of a GIF or TIFF',
+    )  # fmt: skip
+    group = Group(parser, "output")
+    add = group.add
+    add("output", "folder of the results", default="predictions", metavar="FOLDER")
+    kinds = ("mask", "color", "overlay", "probabilities")
+    add(
+        "write", f"some of: {', '.join(kinds)} (.npz)", nargs="+", choices=kinds, metavar="KIND",
+        default=("mask", "overlay"),
+    )  # fmt: skip
+    add(
+        "ids", "ids in masks: classes, or the 34 that Cityscapes' server takes",
+        choices=("classes", "cityscapes"), default="classes",
+    )  # fmt: skip
+    add_max_pixels(group)
+    add_inference(parser)
 
 
 def evaluate(options):
@@ -21,10 +63,11 @@ def evaluate(options):
     With --output, counts are kept image by image (images.jsonl), a run that was stopped goes on
     with the same command, and evaluation.json, .txt, classes.csv and report.html are written.
     """
-    mode = _mode(options)
-    model = _load_model(options.saved_model)
-    dataset = _load_dataset(options)
-    with _without_doubt():
+    mode = inference_mode(options)
+    model = load_model(options.saved_model)
+    dataset = load_dataset(options)
+    with warnings.catch_warnings():  # the table says it, too
+        warnings.simplefilter("ignore", evaluation.AbsentClasses)
         result = evaluation.evaluate(
             model,
             dataset,
@@ -44,7 +87,7 @@ def evaluate(options):
 
 
 def compare(options):
-    """Compares two evaluations of the same images, the folders that `evaluate --output` wrote."""
+    """Compares two evaluations of the same images, the outputs of `evaluate`."""
     first, second = evaluation.load(options.first), evaluation.load(options.second)
     for folder, result in ((options.first, first), (options.second, second)):
         print(f"{folder}: {len(result.images)} images of {result.source}, {result.mode}")
@@ -53,15 +96,11 @@ def compare(options):
 
 
 def predict(options):
-    """Writes the mask, an overlay or more of each image.
-
-    Images are files, folders, patterns such as "frames/*.png", or pictures of several frames (GIF,
-    TIFF); numbers in their names are in order.
-    """
-    mode = _mode(options)
-    _limit_pixels(options)
-    model = _load_model(options.saved_model)
-    images = [image for argument in options.images for image in _images(argument)]
+    """Writes masks, overlays, colors or probabilities of images."""
+    mode = inference_mode(options)
+    limit_pixels(options)
+    model = load_model(options.saved_model)
+    images = find_pictures(options.images)
     label_ids = None
     if options.ids == "cityscapes":
         label_ids, classes = datasets.cityscapes.label_ids, classes_of(model.output.shape[-1])
@@ -80,9 +119,3 @@ def predict(options):
     )
     output = Path(options.output).resolve()
     print(f"{', '.join(options.write)} of {len(images)} images are in {output}.")
-
-
-def _mode(options):
-    """How to predict, for `inference.predict_probabilities`."""
-    names = ("scales", "flip", "window", "bucket", "batch_size")
-    return inference.complete(**{name: getattr(options, name) for name in names})
