@@ -219,8 +219,8 @@ class Inspection:
             present += np.where(counts[:-1] > 0, counts.sum(), 0)
         self.pixels[split], self._present[split] = pixels, present
         self.problems += [
-            f"{split}: the id {file_id} is no class (known: {describe_ids(self.dataset.class_ids)}); it "
-            f"is in {_files(files)}."
+            f"{split}: the id {file_id} is no class (known: "
+            f"{describe_ids(self.dataset.class_ids)}); it is in {_files(files)}."
             for file_id, files in unknown.items()
         ]
         if unknown and (hint := self._off_by_one(seen)):

@@ -280,6 +280,32 @@ def test_a_run_killed_while_its_config_was_written_is_begun_by_the_same_call(tmp
         new_folder(tmp_path)
 
 
+def as_first_version(run):
+    """Gives a run's config.json the words of 0.1.0."""
+    path = run / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    arguments = config["arguments"]
+    arguments["crop"], arguments["val_crop"] = (
+        arguments.pop(name) for name in ("crop_size", "val_crop_size")
+    )
+    del arguments["logger"]
+    path.write_text(json.dumps(config), "utf-8")
+
+
+def test_a_run_of_the_first_version_is_finished_by_resume(stopped):
+    as_first_version(stopped)
+    code, _, error = call("train", "--resume", stopped, "--batch-size", 4, "--crop-size", 32, 32)
+    assert code == 0, error
+    assert (stopped / "evaluation.json").is_file()
+
+
+def test_a_run_of_the_first_version_becomes_a_preset(trained, tmp_path):
+    as_first_version(run := shutil.copytree(trained[0], tmp_path / "run"))
+    code, _, error = call("save-preset", run, tmp_path / "preset")
+    assert code == 0, error
+    assert keras_sanet.presets.read_config(tmp_path / "preset")["crop"] == [32, 32]
+
+
 @pytest.mark.slow
 def test_what_is_given_beside_a_config_wins(trained, tmp_path):
     code, _, error = call(
@@ -411,6 +437,13 @@ def test_train_without_a_data_set_is_an_error():
     code, _, error = call("train", "--backbone", "resnet_tiny")
     assert code == 1
     assert "--dataset must be given" in error
+
+
+def test_train_of_no_epochs_is_an_error(data, tmp_path):
+    code, _, error = train(data, "--output", tmp_path / "run", "--epochs", 0)
+    assert code == 1
+    assert "--epochs, --steps or --lovasz-epochs must be above 0" in error
+    assert not (tmp_path / "run").exists()
 
 
 def test_train_names_a_data_folder_that_is_not_there(tmp_path):
@@ -611,7 +644,7 @@ def test_predict_says_what_it_leaves_out_of_a_folder(model, tmp_path):
 def test_train_and_evaluate_say_what_the_data_leaves_out(data, model, tmp_path):
     root = shutil.copytree(data, tmp_path / "data")
     (root / "images/val/more.psd").touch()
-    _, _, error = train(root, "--output", tmp_path / "run", "--epochs", 0)
+    _, _, error = train(root, "--output", tmp_path / "run")
     assert "Left out of data: 1 files of kinds that are not read: val/more.psd" in error
     code, _, error = call("evaluate", model, "--dataset", "folder", "--data", root)
     assert code == 0 and "Left out of data: 1 files" in error
@@ -910,7 +943,7 @@ def test_a_run_knows_its_preset_by_name(data, tmp_path, monkeypatch):
 
 def test_save_preset_names_what_a_folder_lacks(tmp_path):
     code, _, error = call("save-preset", tmp_path, tmp_path / "x")
-    assert (code, "is no finished `train` run: it holds no model.keras" in error) == (1, True)
+    assert (code, "is no finished run: it holds no model.keras" in error) == (1, True)
 
 
 def test_presets_are_listed():

@@ -503,7 +503,7 @@ def finished(pairs, tmp_path_factory):
 
 def test_a_preset_of_a_run_of_fit_holds_its_recipe_and_metrics(finished, tmp_path):
     training.save_preset_from_run(finished, tmp_path / "preset")
-    config = presets.config(tmp_path / "preset")
+    config = presets.read_config(tmp_path / "preset")
     recipe = config["recipe"]
     assert (recipe["learning_rate"], recipe["batch_size"]) == (1e-3, 4)
     assert recipe["blur_range"] == [0, 1]

@@ -234,7 +234,7 @@ def test_the_history_has_all_epochs_of_both_phases(both):
 def test_the_evaluation_of_a_run_is_that_of_its_model(both, noise):
     folder, model, *_ = both
     expected = evaluation.evaluate(model, noise, "val", window=(24, 32))
-    found = evaluation.read_figures(folder / "evaluation.json")
+    found = evaluation.read_metrics(folder / "evaluation.json")
     assert found["mean_iou"] == pytest.approx(expected.mean_iou, abs=1e-9)
     assert (folder / "evaluation.txt").read_text("utf-8") == f"{expected}\n"
 

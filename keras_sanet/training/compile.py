@@ -10,8 +10,6 @@ from keras_sanet.metrics import CrossEntropy, MeanAccuracy, MeanIoU, PixelAccura
 from keras_sanet.optimizers import SGD, AdamW
 from keras_sanet.schedules import poly_decay
 
-_LOVASZ_BINS = 1024  # value within 1e-5 and gradient within 0.2 % of the exact loss
-
 _AUXILIARY_WEIGHT = 0.4  # PSPNet
 
 
@@ -75,7 +73,7 @@ def compile(
     read = {"ignore_class": ignore_class, "from_logits": not probabilities}
     losses = {
         "cross_entropy": SegmentationLoss(lovasz_weight=0.0, **read),
-        "lovasz": LovaszSoftmax(num_bins=_LOVASZ_BINS, **read),
+        "lovasz": LovaszSoftmax(**read),
     }
     if isinstance(loss, str):
         if loss not in losses:

@@ -89,10 +89,10 @@ def save_preset_from_run(run, folder, *, dtype="float32", license=None):
     presets.save_preset(
         models.without_auxiliary(saving.load_model(run / run_folder.MODEL)),
         folder,
-        figures=evaluation.read_figures(run / run_folder.EVALUATION),
+        figures=evaluation.read_metrics(run / run_folder.EVALUATION),
         recipe=recipe,
-        crop=crop_size,
-        licence=license,
+        crop_size=crop_size,
+        license=license,
         dtype=dtype,
     )
 
@@ -135,9 +135,9 @@ def _draw_overlays(model, dataset, split, mode, path):
         if rows and image.shape != rows[0][0].shape:
             continue
         mask = inference.predict_mask(model, image, **mode)
-        truth = visualization.colour_mask(truth, dataset.palette)
+        truth = visualization.color_mask(truth, dataset.palette)
         rows.append((image, truth, visualization.overlay(image, mask, dataset.palette)))
     titles = ("image", "truth", "prediction")
-    page = visualization.sheet(rows, dataset.class_names, dataset.palette, titles)
+    page = visualization.sheet(rows, dataset.class_names, dataset.palette, titles=titles)
     with _files.replacing(path) as written:
         page.save(written)
