@@ -75,7 +75,7 @@ def main():
     keras_sanet.save_preset(
         model,
         options.output,
-        figures=result.as_dict(),
+        metrics=result.as_dict(),
         recipe={**RECIPE, "dataset": "scenes, train", "program": "examples/train_tiny_scenes.py"},
         crop_size=CROP,
         license="Apache-2.0",

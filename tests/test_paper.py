@@ -6,7 +6,7 @@ import keras
 import pytest
 
 import keras_sanet
-from keras_sanet import backbones, training
+from keras_sanet import backbones, recipes, training
 from keras_sanet.pipeline import make_dataset
 
 
@@ -60,7 +60,8 @@ def test_the_network_has_57_million_parameters_with_256_channels(sanet):
 
 def test_section_4c_adamw_starts_at_1e_5_and_decays_to_0_by_power_09():
     model = keras_sanet.FCN(3, "resnet_tiny", filters=4)
-    training.compile(model, decay_steps=100)
+    recipe = recipes.get("paper_nyuv2")
+    training.compile(model, decay_steps=100, learning_rate=recipe["learning_rate"])
     rate = model.optimizer._learning_rate
     assert isinstance(model.optimizer, keras.optimizers.AdamW)
     # 1e-5 (1 - 50 / 100)^0.9 = 1e-5 x 0.535887

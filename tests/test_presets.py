@@ -239,7 +239,7 @@ def test_figures_recipe_and_crop_are_kept_and_in_the_card(model, tmp_path):
     result.add("1.png", np.array([[3, 1, 0], [1, 1, 0], [0, 0, 0]]))
     recipe = {"epochs": np.int64(7)}
     presets.save_preset(
-        model, tmp_path / "x", figures=result, recipe=recipe, crop_size=(40, 56), license="CC0"
+        model, tmp_path / "x", metrics=result, recipe=recipe, crop_size=(40, 56), license="CC0"
     )
     config = presets.read_config(tmp_path / "x")
     assert config["figures"]["mean_iou"] == pytest.approx((3 / 5 + 1 / 3) / 2)
@@ -328,7 +328,7 @@ def test_a_model_that_was_changed_is_not_saved_as_a_preset(model, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("argument", "value"), [("figures", {"mean_iou": 0.5}), ("recipe", "adam"), ("crop_size", 473)]
+    ("argument", "value"), [("metrics", {"mean_iou": 0.5}), ("recipe", "adam"), ("crop_size", 473)]
 )
 def test_odd_arguments_are_named(argument, value, model, tmp_path):
     with pytest.raises(ValueError, match=f"`{argument}` must be"):

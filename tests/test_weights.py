@@ -117,7 +117,13 @@ def test_float16_kernels_are_widened(state, backbone, tmp_path):
 def test_sanet_loads_its_backbone(state, tmp_path):
     path = write(state, tmp_path / "tiny.safetensors")
     model = SANet(
-        2, "resnet_tiny", path, aggregator_filters=4, pyramid_filters=4, bins=None, taps=("s4",)
+        2,
+        "resnet_tiny",
+        backbone_weights=path,
+        aggregator_filters=4,
+        pyramid_filters=4,
+        bins=None,
+        taps=("s4",),
     )
     assert_loaded(model.get_layer("backbone"), state)
     state = {name: value + 1 for name, value in state.items()}

@@ -28,7 +28,7 @@ _CONFIG, _WEIGHTS, _CARD = "config.json", "model.weights.h5", "README.md"
 _ASSETS = Path(__file__).parent / "assets"
 _BUILT_IN = {"sanet_tiny_scenes": "drawn street scenes, 8 classes; weights in the package"}
 _LARGEST_HALF = float(np.finfo("float16").max)
-_FIGURES = {"source", "mode", "images", "intervals_95", "classes"}
+_METRICS = {"source", "mode", "images", "intervals_95", "classes"}
 _MOST_VALUES = 2**28  # of a model that is built without its weights: 1 GiB
 
 
@@ -122,7 +122,7 @@ def read_config(preset):
 
 
 def save_preset(
-    model, folder, *, figures=None, recipe=None, crop_size=None, license=None, dtype="float32"
+    model, folder, *, metrics=None, recipe=None, crop_size=None, license=None, dtype="float32"
 ):
     """Writes a model as a preset that `from_preset` loads; all of it or nothing.
 
@@ -132,7 +132,7 @@ def save_preset(
         model: a SANet, PSPNet or FCN with a backbone of `keras_sanet.backbones`. (Save others by
             `model.save("model.keras")`.)
         folder: new, empty, or a preset that is replaced. Its name is the title of the model card.
-        figures: an `Evaluation`, or its `as_dict()`: figures with the protocol that gave them.
+        metrics: an `Evaluation`, or its `as_dict()`: what was measured, and how.
         recipe: dict of how the model was trained.
         crop_size: (height, width) of the training crops in pixels, a good `window` for prediction.
         license: of the weights. The Hugging Face Hub takes identifiers such as "apache-2.0".
@@ -144,11 +144,11 @@ def save_preset(
     """
     if dtype not in ("float32", "float16"):
         raise ValueError(f'`dtype` must be "float32" or "float16". Received: dtype={dtype!r}.')
-    figures = figures.as_dict() if hasattr(figures, "as_dict") else figures
-    if figures is not None and not (isinstance(figures, dict) and figures.keys() >= _FIGURES):
+    metrics = metrics.as_dict() if hasattr(metrics, "as_dict") else metrics
+    if metrics is not None and not (isinstance(metrics, dict) and metrics.keys() >= _METRICS):
         raise ValueError(
-            "`figures` must be what `evaluation.evaluate` returns, or its `as_dict()`. "
-            f"Received: {figures!r:.80}."
+            "`metrics` must be what `evaluation.evaluate` returns, or its `as_dict()`. "
+            f"Received: {metrics!r:.80}."
         )
     if recipe is not None and not isinstance(recipe, dict):
         raise ValueError(f"`recipe` must be a dict. Received: recipe={recipe!r:.80}.")
@@ -164,9 +164,9 @@ def save_preset(
             f"The model {model.name!r} was changed after {builder} built it, which a preset would "
             'lose. Save such a model by model.save("model.keras").'
         )
-    if figures is not None:  # without what has a row an image, or a cell a pair of classes
+    if metrics is not None:  # without what has a row an image, or a cell a pair of classes
         left_out = ("iou_per_image", "confusion")
-        figures = {name: value for name, value in figures.items() if name not in left_out}
+        metrics = {name: value for name, value in metrics.items() if name not in left_out}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _files.replacing(folder) as new:
         new.mkdir()
@@ -179,7 +179,7 @@ def save_preset(
             "weights": {"sha256": _files.digest(new / _WEIGHTS), "dtype": dtype},
             "crop": None if crop_size is None else list(crop_size),
             "recipe": recipe,
-            "figures": figures,
+            "figures": metrics,
             "license": license,
             "versions": {"keras_sanet": __version__, "keras": keras.__version__},
         }
@@ -220,7 +220,7 @@ def _to_json(value):
     if hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(
-        f"`recipe` and `figures` must be JSON: numbers, texts, lists. It holds {value!r}."
+        f"`recipe` and `metrics` must be JSON: numbers, texts, lists. It holds {value!r}."
     )
 
 

@@ -89,7 +89,7 @@ def save_preset_from_run(run, folder, *, dtype="float32", license=None):
     presets.save_preset(
         models.without_auxiliary(saving.load_model(run / run_folder.MODEL)),
         folder,
-        figures=evaluation.read_metrics(run / run_folder.EVALUATION),
+        metrics=evaluation.read_metrics(run / run_folder.EVALUATION),
         recipe=recipe,
         crop_size=crop_size,
         license=license,
