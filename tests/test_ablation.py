@@ -8,7 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from test_cli import call
+from support import call
 
 from keras_sanet import datasets, experiments, recipes
 from keras_sanet.datasets import scenes

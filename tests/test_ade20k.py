@@ -1,15 +1,15 @@
 """ADE20K: the folders of the challenge, their ids, and what is refused."""
 
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from support import SHARED
 
 from keras_sanet.datasets import ade20k
 
-SAMPLES = Path(__file__).parents[2] / "shared/data/samples/ade20k"
+SAMPLES = SHARED / "data/samples/ade20k"
 
 
 def save(path, array):

@@ -1,21 +1,17 @@
 """Backbones against a plain PyTorch reading of section IV-B, and their normalisation."""
 
 import lzma
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from support import SHARED, to_numpy
 
 from keras_sanet import backbones, weights
 from keras_sanet.backbones import preprocessing
 
-RESNET18 = Path(__file__).parents[2] / "shared" / "weights" / "resnet18.safetensors.xz"
+RESNET18 = SHARED / "weights/resnet18.safetensors.xz"
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-
-
-def to_numpy(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
 
 
 def random_image(rng, height, width):

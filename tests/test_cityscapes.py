@@ -3,18 +3,18 @@
 import dataclasses
 import os
 import shutil
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
+from support import SHARED
 
 from keras_sanet import datasets
 from keras_sanet.datasets import cityscapes
 from keras_sanet.evaluation import evaluate, load
 
-SAMPLES = Path(__file__).parents[2] / "shared/data/samples/cityscapes"
+SAMPLES = SHARED / "data/samples/cityscapes"
 
 
 def save(path, array):

@@ -1,9 +1,7 @@
 """The command line: what its commands write, print and return."""
 
-import contextlib
 import functools
 import hashlib
-import io
 import json
 import os
 import re
@@ -16,9 +14,10 @@ import keras
 import numpy as np
 import pytest
 from PIL import Image
+from support import call
 
 import keras_sanet
-from keras_sanet import _files, backbones, cli, pipeline, weights
+from keras_sanet import _files, backbones, pipeline, weights
 from keras_sanet.cli.config import new_folder
 from keras_sanet.version import __version__
 
@@ -64,17 +63,6 @@ OPTIONS = {
         "--precision", "--calibration-images", "--max-pixels",
     ),
 }  # fmt: skip
-
-
-def call(*arguments):
-    """The exit code, stdout and stderr of a command."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        try:
-            code = cli.main([str(argument) for argument in arguments])
-        except SystemExit as error:  # argparse's
-            code = error.code
-    return code, out.getvalue(), err.getvalue()
 
 
 @pytest.fixture(scope="module")

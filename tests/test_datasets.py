@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support import SHARED
 
 from keras_sanet import datasets
 from keras_sanet.datasets import Dataset, Sample, scenes
 from keras_sanet.datasets.files import frames, read_image
 from keras_sanet.datasets.listing import find_images
 
-CAMVID = Path(__file__).parents[2] / "shared/data/camvid"
+CAMVID = SHARED / "data/camvid"
 SIZE = (48, 64)  # of drawn scenes
 
 

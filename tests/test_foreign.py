@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 from keras import applications
+from support import to_numpy
 
 from keras_sanet import FCN, PSPNet, SANet, saving
 from keras_sanet.backbones import from_model
@@ -14,10 +15,6 @@ from keras_sanet.losses import SegmentationLoss
 
 CLASSES = 3
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-
-
-def to_numpy(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
 def photo(rng, height=64, width=96):

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
+from support import call
 
 import keras_sanet
 from keras_sanet import cli, models, schedules, training
@@ -17,17 +18,6 @@ from keras_sanet.pipeline import make_dataset
 
 TRAIN = ("--model", "fcn", "--backbone", "resnet_tiny", "--crop-size", 32, 32, "--batch-size", 2)
 SMALL = ("--model", "fcn", "--backbone", "resnet_tiny", "--rounds", 1)
-
-
-def call(*arguments):
-    """The exit code and stderr of a command."""
-    error = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(error):
-        try:
-            code = cli.main([str(argument) for argument in arguments])
-        except SystemExit as exited:  # argparse's
-            code = exited.code
-    return code, error.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +66,7 @@ def data(tmp_path_factory):
 )
 def test_train_names_a_wrong_argument_and_leaves_nothing(data, tmp_path, named, arguments):
     output = tmp_path / "run"
-    code, error = call(
+    code, _, error = call(
         *("train", "--dataset", "folder", "--data", data, "--output", output, *TRAIN, *arguments)
     )
     assert code in (1, 2) and named in error.splitlines()[-1], error
@@ -97,7 +87,7 @@ def test_what_compile_refuses_leaves_a_folder_that_the_next_try_takes(
     data, tmp_path, named, argument
 ):
     command = ("train", "--dataset", "folder", "--data", data, "--output", tmp_path, *TRAIN)
-    code, error = call(*command, *argument)
+    code, _, error = call(*command, *argument)
     assert code == 1 and named in error.splitlines()[-1], error
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
@@ -112,7 +102,7 @@ def test_what_compile_refuses_leaves_a_folder_that_the_next_try_takes(
 )
 def test_a_command_names_a_wrong_argument(tmp_path, monkeypatch, named, arguments):
     monkeypatch.chdir(tmp_path)
-    code, error = call(*arguments)
+    code, _, error = call(*arguments)
     assert code in (1, 2) and named in error.splitlines()[-1], error
     assert list(tmp_path.iterdir()) == []
 
@@ -128,9 +118,9 @@ def test_a_damaged_config_of_a_run_is_named(tmp_path, command, config):
     if command == "save-preset":
         for name in ("model.keras", "evaluation.json"):
             (tmp_path / name).write_text("{}")
-        code, error = call("save-preset", tmp_path, tmp_path / "preset")
+        code, _, error = call("save-preset", tmp_path, tmp_path / "preset")
     else:
-        code, error = call("train", "--resume", tmp_path)
+        code, _, error = call("train", "--resume", tmp_path)
     assert code == 1
     assert f"{tmp_path / 'config.json'} is damaged" in error
 
@@ -172,14 +162,14 @@ ARGUMENTS = {"dataset": "folder", "val_split": "val", "batch_size": 2}
 def test_what_could_not_be_typed_is_refused_in_a_config(tmp_path, named, arguments, source):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"arguments": {**ARGUMENTS, **arguments}}))
-    code, error = call("train", f"--{source}", path if source == "config" else tmp_path)
+    code, _, error = call("train", f"--{source}", path if source == "config" else tmp_path)
     assert code == 1 and str(path) in error and named in error, error
     assert [entry.name for entry in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_a_config_nested_without_end_is_damaged(tmp_path):
     (tmp_path / "config.json").write_text('{"arguments": ' + "[" * 10**5)
-    code, error = call("train", "--config", tmp_path / "config.json")
+    code, _, error = call("train", "--config", tmp_path / "config.json")
     assert code == 1 and f"{tmp_path / 'config.json'} is damaged" in error
 
 
@@ -228,7 +218,7 @@ def test_damaged_figures_of_a_run_are_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(whole))
     (tmp_path / "evaluation.json").write_text("[")
     models.FCN(2, "resnet_tiny", filters=8).save(tmp_path / "model.keras")
-    code, error = call("save-preset", tmp_path, tmp_path / "preset")
+    code, _, error = call("save-preset", tmp_path, tmp_path / "preset")
     assert code == 1
     assert "evaluation.json is damaged" in error
 
@@ -237,7 +227,7 @@ def test_damaged_figures_of_a_run_are_named(tmp_path):
 def test_a_picture_that_breaks_off_is_named_without_a_traceback(data, tmp_path):
     broken = shutil.copytree(data, tmp_path / "broken") / "images/train/1.png"
     broken.write_bytes(broken.read_bytes()[:-40])
-    code, error = call(
+    code, _, error = call(
         *("train", "--dataset", "folder", "--data", tmp_path / "broken", *TRAIN),
         *("--output", tmp_path / "run", "--epochs", 1, "--verbose", 0),
     )

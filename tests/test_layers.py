@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from support import to_numpy
 
 from keras_sanet.layers import (
     BatchNormalization,
@@ -63,10 +64,6 @@ every_layer = pytest.mark.parametrize("name", CASES)
 
 def normal(rng, *shape):
     return rng.standard_normal(shape).astype("float32")
-
-
-def to_numpy(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(tensor, "float32")))
 
 
 def torch_maps(x):

@@ -6,17 +6,17 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
+from support import SHARED, maps
 
 from keras_sanet.losses import LovaszSoftmax, SegmentationLoss, lovasz_softmax
 
 VOID = 255
-GOLDEN = Path(__file__).resolve().parents[2] / "shared" / "data" / "golden_lovasz.npz"
+GOLDEN = SHARED / "data/golden_lovasz.npz"
 BACKEND = keras.backend.backend()
 
 both_forms = pytest.mark.parametrize("num_bins", [None, 1024])
@@ -75,13 +75,6 @@ def jit(function):
     return function
 
 
-def maps(rng, shape=(2, 5, 7), classes=4):
-    """Labels with some void pixels, and logits."""
-    labels = rng.integers(0, classes + 1, shape)
-    labels[labels == classes] = VOID
-    return labels.astype("uint8"), rng.standard_normal((*shape, classes)).astype("float32")
-
-
 def off(actual, expected):
     """Relative difference in norm."""
     expected = np.asarray(expected, "float64")
@@ -102,6 +95,38 @@ def pixel_cross_entropy(labels, logits):
 
 
 # --- Lovász-softmax
+
+
+def lovasz_by_definition(labels, logits, classes, per_image):
+    """The Lovász extension of the Jaccard loss by its definition (Berman et al., 2018, Eq. 9), with
+    the loss of a set of mispredicted pixels counted set by set, in float64."""
+    if per_image:
+        images = zip(labels[:, None], logits[:, None])
+        return np.mean([lovasz_by_definition(*image, classes, False) for image in images])
+    valid = labels != VOID
+    truth, probabilities = labels[valid], np.exp(log_softmax(logits))[valid]
+    losses = []
+    for label in range(logits.shape[-1]):
+        own = truth == label
+        if classes == "present" and not own.any():
+            continue
+        errors = np.where(own, 1 - probabilities[:, label], probabilities[:, label])
+        total, before, wrong = 0.0, 0.0, np.zeros(len(truth), bool)
+        for pixel in np.argsort(-errors):
+            wrong[pixel] = True
+            jaccard = 1 - (own & ~wrong).sum() / (own | wrong).sum()
+            total, before = total + errors[pixel] * (jaccard - before), jaccard
+        losses.append(total)
+    return np.mean(losses) if losses else 0.0
+
+
+@pytest.mark.parametrize("per_image", [False, True], ids=["batch", "image"])
+@pytest.mark.parametrize("classes", ["present", "all"])
+def test_lovasz_softmax_is_the_extension_by_its_definition(rng, classes, per_image):
+    labels, logits = maps(rng)
+    value = lovasz_softmax(labels, logits, classes=classes, per_image=per_image, num_bins=None)
+    expected = lovasz_by_definition(labels, logits, classes, per_image)
+    assert float(value) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.fixture(scope="module")

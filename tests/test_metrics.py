@@ -9,18 +9,12 @@ import sys
 import keras
 import numpy as np
 import pytest
+from support import maps
 
 from keras_sanet.metrics import CrossEntropy, MeanAccuracy, MeanIoU, PixelAccuracy
 
 CLASSES, VOID = 4, 255
 CONFUSION_METRICS = (MeanIoU, MeanAccuracy, PixelAccuracy)
-
-
-def maps(rng, shape=(2, 5, 7), classes=CLASSES):
-    """Labels with some void pixels, and logits."""
-    labels = rng.integers(0, classes + 1, shape)
-    labels[labels == classes] = VOID
-    return labels.astype("uint8"), rng.standard_normal((*shape, classes)).astype("float32")
 
 
 def confusion_of(labels, ids, classes=CLASSES):

@@ -8,6 +8,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from support import to_numpy
 
 from keras_sanet import FCN, PSPNet, SANet, backbones, models, weights
 from keras_sanet.losses import SegmentationLoss
@@ -28,10 +29,6 @@ MODELS = {
 def sanet(**arguments):
     few = {"aggregator_filters": 4, "pyramid_filters": 4, "bins": (1, 2), "taps": ("s1", "s4")}
     return SANet(**{"num_classes": CLASSES, "backbone": "resnet_tiny", **few, **arguments})
-
-
-def to_numpy(tensor):
-    return np.asarray(keras.ops.convert_to_numpy(tensor))
 
 
 def random_image(rng, height, width, batch=2):

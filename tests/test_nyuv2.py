@@ -2,18 +2,18 @@
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from support import SHARED
 
 from keras_sanet.datasets import nyuv2
 from keras_sanet.datasets.hdf5 import hdf5_handle
 from keras_sanet.datasets.info import color
 
-SAMPLE = Path(__file__).parents[2] / "shared/data/samples/nyuv2"
+SAMPLE = SHARED / "data/samples/nyuv2"
 MAT = "nyu_depth_v2_labeled.mat"
 PAGE = "cs.nyu.edu/~fergus/datasets/nyu_depth_v2.html"
 

@@ -1,14 +1,13 @@
 """Recipes: their facts, and `keras-sanet train --recipe`."""
 
-import contextlib
 import csv
 import inspect
-import io
 import json
 
 import numpy as np
 import pytest
 from PIL import Image
+from support import call
 
 from keras_sanet import cli, datasets, pipeline, presets, recipes, training
 from keras_sanet.cli.train import _check_preset, source_defaults
@@ -121,13 +120,6 @@ def test_a_preset_is_the_model_whatever_the_recipe_says(preset, weights):
     options = parsed("--recipe", "semseg_ade20k", "--preset", preset)
     _check_preset(options)
     assert (options.model, options.weights, options.optimizer) == (None, weights, "sgd")
-
-
-def call(*arguments):
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = cli.main([str(argument) for argument in arguments])
-    return code, out.getvalue(), err.getvalue()
 
 
 def test_recipes_are_listed_with_their_arguments_and_source():

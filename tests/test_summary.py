@@ -8,9 +8,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from support import call
 
 import keras_sanet
-from keras_sanet import cli
 from keras_sanet.experiments.table2 import TableII, deeplab_v3_plus
 from keras_sanet.layers import (
     BatchNormalization,
@@ -28,8 +28,8 @@ H, W, C = 4, 6, 4  # height, width and channels of the small images
 def model_of(*called):
     """A model of images (4, 6, 4) that calls one after another."""
     x = image = keras.Input((H, W, C))
-    for call in called:
-        x = call(x)
+    for layer in called:
+        x = layer(x)
     return keras.Model(image, x, name="model")
 
 
@@ -405,48 +405,43 @@ def test_products_in_the_code_of_another_package_do_not_count_and_its_layer_is_n
 # On the command line
 
 
-def call(capsys, *arguments):
-    code = cli.main(["summary", *map(str, arguments)])
-    out, err = capsys.readouterr()
-    return code, out, err
-
-
 @pytest.mark.slow
-def test_the_command_prints_the_table_of_a_preset(capsys):
-    code, out, _ = call(capsys, "sanet_tiny_scenes", "--image-size", 144, 192, "--num-classes", 3)
+def test_the_command_prints_the_table_of_a_preset():
+    code, out, _ = call(
+        "summary", "sanet_tiny_scenes", "--image-size", 144, 192, "--num-classes", 3
+    )
     model = keras_sanet.from_preset("sanet_tiny_scenes", 3)
     assert code == 0
     assert out.partition("cores\n")[2] == f"{Summary(model, (144, 192))}\n"
     assert out.splitlines()[1] == "sanet: 144x192x3, batch 1"
 
 
-def test_the_command_shows_layers_in_layers_and_takes_files(capsys, tmp_path):
+def test_the_command_shows_layers_in_layers_and_takes_files(tmp_path):
     model = keras_sanet.FCN(3, "resnet_tiny", filters=4)
     model.save(tmp_path / "model.keras")
-    code, out, _ = call(capsys, tmp_path / "model.keras", "--depth", 0, "--image-size", 32, 32)
+    code, out, _ = call("summary", tmp_path / "model.keras", "--depth", 0, "--image-size", 32, 32)
     assert code == 0 and "\n   layer4_0_conv2 " in out
     assert out.rstrip().endswith(Summary(model, 32).table(None).splitlines()[-1])
 
 
 @pytest.mark.slow
-def test_the_command_measures_in_a_fresh_process(capsys):
+def test_the_command_measures_in_a_fresh_process():
     code, out, _ = call(
-        capsys, "sanet_tiny_scenes", "--image-size", 32, 40, "--measure", "--rounds", 1
+        "summary", "sanet_tiny_scenes", "--image-size", 32, 40, "--measure", "--rounds", 1
     )
     assert code == 0
     assert re.search(r"\nA prediction in a process of its own: [\d.]+ ms \(median of 1\); ", out)
 
 
-def test_the_command_names_an_unknown_preset(capsys):
-    code, _, error = call(capsys, "nowhere")
+def test_the_command_names_an_unknown_preset():
+    code, _, error = call("summary", "nowhere")
     assert code == 1 and error.startswith("keras-sanet: error: There is no preset 'nowhere'")
 
 
 @pytest.mark.parametrize("wrong", [("--image-size", 0, 5), ("--batch-size", 0)], ids=str)
-def test_the_command_names_a_wrong_option(capsys, wrong):
-    with pytest.raises(SystemExit):
-        call(capsys, "sanet_tiny_scenes", *wrong)
-    assert f"argument {wrong[0]}: must be 1 or more, and is 0" in capsys.readouterr().err
+def test_the_command_names_a_wrong_option(wrong):
+    code, _, error = call("summary", "sanet_tiny_scenes", *wrong)
+    assert code == 2 and f"argument {wrong[0]}: must be 1 or more, and is 0" in error
 
 
 def test_a_summary_shows_itself_shortly_and_in_a_notebook_as_a_table():

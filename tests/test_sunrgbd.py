@@ -8,10 +8,11 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from support import SHARED
 
 from keras_sanet.datasets import nyuv2, sunrgbd
 
-SAMPLE = Path(__file__).parents[2] / "shared/data/samples/sunrgbd37"
+SAMPLE = SHARED / "data/samples/sunrgbd37"
 PAGE = "rgbd.cs.princeton.edu"
 AUTHORS = "/n/fs/sun3d/data"
 # The folders of three samples, and the splits they are in; two images have the same name.
