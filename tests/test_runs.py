@@ -26,6 +26,8 @@ from keras_sanet.training import run_folder
 from keras_sanet.training import state as run_state
 from keras_sanet.training.callbacks import LogMetrics, SaveBest, SaveState
 
+pytestmark = pytest.mark.slow  # they train
+
 STEPS = 4  # an epoch
 
 
@@ -115,7 +117,6 @@ def killed(pairs, tmp_path_factory):
     return folder, kills
 
 
-@pytest.mark.slow
 def test_each_kill_was_one_and_left_a_state_of_a_whole_step(killed):
     codes, places = zip(*killed[1])
     assert codes == (-signal.SIGKILL,) * 4
@@ -123,13 +124,11 @@ def test_each_kill_was_one_and_left_a_state_of_a_whole_step(killed):
     assert places == ((1, 0), (1, 0), (1, 0), (1, 3))
 
 
-@pytest.mark.slow
 def test_a_killed_run_gives_the_very_figures_of_one_that_was_not(killed, whole):
     csv = [(folder / "cross_entropy.csv").read_bytes() for folder in (killed[0], whole)]
     assert csv[0] == csv[1]
 
 
-@pytest.mark.slow
 def test_leftovers_of_kills_are_removed(killed):
     assert not [path.name for path in killed[0].iterdir() if path.name.startswith(".new-")]
 
@@ -156,7 +155,6 @@ def stopped(pairs, tmp_path_factory):
     return folder, done.stderr.splitlines()[-1], place
 
 
-@pytest.mark.slow
 def test_ctrl_c_ends_after_the_step_with_its_state(stopped):
     _, said, place = stopped
     assert place[:2] == (1, 2)
@@ -164,13 +162,11 @@ def test_ctrl_c_ends_after_the_step_with_its_state(stopped):
     assert said.endswith("_state.keras holds what the run goes on from.")
 
 
-@pytest.mark.slow
 def test_a_stopped_run_gives_the_very_figures_of_one_that_was_not(stopped, whole):
     csv = [(folder / "cross_entropy.csv").read_bytes() for folder in (stopped[0], whole)]
     assert csv[0] == csv[1]
 
 
-@pytest.mark.slow
 def test_a_stopped_run_goes_on_with_the_next_step(pairs, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(pairs, tmp_path, At(1, 1, stop(signal.SIGINT)))
@@ -180,14 +176,12 @@ def test_a_stopped_run_goes_on_with_the_next_step(pairs, tmp_path):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.slow
 def test_ctrl_c_is_ignored_where_it_was(pairs, tmp_path):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     run(pairs, tmp_path, At(0, 1, stop(signal.SIGINT)), epochs=1)
     assert len(figures(tmp_path)) == 1
 
 
-@pytest.mark.slow
 def test_sigterm_in_validation_ends_after_it_with_the_epochs_state(pairs, tmp_path):
     end = keras.callbacks.LambdaCallback(
         on_epoch_end=lambda epoch, logs: os.kill(os.getpid(), signal.SIGTERM)
@@ -198,7 +192,6 @@ def test_sigterm_in_validation_ends_after_it_with_the_epochs_state(pairs, tmp_pa
     assert run_state.read_state(tmp_path / "cross_entropy_state.keras")[:2] == (1, 0)
 
 
-@pytest.mark.slow
 def test_a_second_ctrl_c_stops_at_once(pairs, tmp_path):
     def press_twice(model):
         os.kill(os.getpid(), signal.SIGINT)
@@ -212,7 +205,6 @@ def test_a_second_ctrl_c_stops_at_once(pairs, tmp_path):
 # The folder
 
 
-@pytest.mark.slow
 def test_a_second_run_into_a_folder_is_refused(pairs, tmp_path):
     pytest.importorskip("fcntl", reason="Windows locks by another module")
     hold = (
@@ -234,7 +226,6 @@ def test_a_second_run_into_a_folder_is_refused(pairs, tmp_path):
 # What a run began with
 
 
-@pytest.mark.slow
 def test_config_has_what_makes_a_run(whole):
     config = json.loads((whole / "config.json").read_text("utf-8"))
     assert config["arguments"]["epochs"] == EPOCHS
@@ -244,7 +235,6 @@ def test_config_has_what_makes_a_run(whole):
     assert len(train["sha256"]) == 64
 
 
-@pytest.mark.slow
 def test_the_revision_is_gits(whole):
     revision = json.loads((whole / "config.json").read_text("utf-8"))["revision"]
     root = Path(run_folder.__file__).parent
@@ -262,7 +252,6 @@ def change(root):
         Image.new(mode, (32, 24)).save(root / f"{part}/val/new.png")
 
 
-@pytest.mark.slow
 def test_other_data_are_refused_with_the_difference(own_pairs, tmp_path):
     folder = tmp_path / "run"
     run(own_pairs, folder, epochs=1)
@@ -415,7 +404,6 @@ def figured(tmp_path_factory):
     return folder
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -656,7 +644,6 @@ def spoil(root, name="images/train/3.png"):
     (root / name).write_bytes(whole[: len(whole) // 2])
 
 
-@pytest.mark.slow
 def test_an_image_that_breaks_in_an_epoch_is_named_and_the_run_goes_on_once_it_is_whole(
     own_pairs, tmp_path
 ):
@@ -670,7 +657,6 @@ def test_an_image_that_breaks_in_an_epoch_is_named_and_the_run_goes_on_once_it_i
     assert [row["epoch"] for row in figures(tmp_path / "run")] == [0, 1, 2]
 
 
-@pytest.mark.slow
 def test_skipped_images_are_in_the_report(own_pairs, tmp_path, capsys):
     spoil_both = At(0, 0, lambda model: [spoil(own_pairs), spoil(own_pairs, "masks/val/1.png")])
     run(own_pairs, tmp_path / "run", spoil_both, on_bad_image="skip")
@@ -683,7 +669,6 @@ def test_skipped_images_are_in_the_report(own_pairs, tmp_path, capsys):
     assert np.isfinite(figures(tmp_path / "run")[-1]["val_cross_entropy"])
 
 
-@pytest.mark.slow
 def test_more_than_a_tenth_of_broken_images_ends_the_run(own_pairs, tmp_path):
     spoil_two = At(0, 0, lambda model: [spoil(own_pairs, f"images/train/{i}.png") for i in (3, 5)])
     with pytest.raises(OSError, match="2 of 8 images can't be read, too many to leave out"):

@@ -16,6 +16,8 @@ from keras_sanet.pipeline import make_dataset
 from keras_sanet.training import state as run_state
 from keras_sanet.training.callbacks import SaveBest, WarnOfAbsentClasses
 
+pytestmark = pytest.mark.slow  # they train
+
 # XLA takes longer to compile these models than to run them.
 PLAIN = {"jit_compile": False} if keras.backend.backend() == "tensorflow" else {}
 
