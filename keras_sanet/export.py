@@ -16,8 +16,9 @@ refuses what `jax2onnx` writes, and Keras can't write LiteRT.)
 
 A graph for any size computes its resizing matrices anew for each image, and LiteRT resizes its
 tensors before each new size (`Interpreter.resize_tensor_input`); with `image_size` all that is
-constant, and quicker. Each convolution is one operation of the format, groups and dilation
-included. OpenVINO computes in bfloat16 where the processor has it, unless it is compiled with
+constant, and quicker. Each convolution is one operation of the format, dilation and groups included
+(those of TensorFlow's SavedModel are joined to chunks, which every processor's TensorFlow runs).
+OpenVINO computes in bfloat16 where the processor has it, unless it is compiled with
 `{"INFERENCE_PRECISION_HINT": "f32"}`.
 """
 
@@ -153,7 +154,8 @@ def export(
         new = stack.enter_context(replacing(path))
         if format == "openvino":  # writes beside what it is given
             stack.enter_context(replacing(Path(os.path.realpath(path)).with_suffix(".bin")))
-        stack.enter_context(native_form())
+        # TensorFlow on another processor may run the SavedModel, and not know groups there.
+        stack.enter_context(native_form(grouped=format != "tf_saved_model"))
         stack.enter_context(warnings.catch_warnings())
         if keras.backend.backend() == "torch":  # its tracer warns of every size that it follows
             warnings.simplefilter("ignore")

@@ -228,6 +228,20 @@ def test_an_exported_graph_has_one_node_a_convolution_groups_and_dilation_includ
     assert [list(node.get("dilations", [1, 1])) for node in nodes].count([2, 2]) == 4
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX writes programs of XLA")
+def test_a_saved_model_has_no_grouped_convolution_which_some_processors_refuse(exported):
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    loaded = tf.saved_model.load(exported("tf_saved_model", image_size=SIZE))
+    graph = convert_variables_to_constants_v2(loaded.signatures["serving_default"]).graph
+    convolutions = [node for node in graph.get_operations() if node.type == "Conv2D"]
+    assert len(convolutions) == 14
+    for node in convolutions:
+        image, kernel = node.inputs
+        assert image.shape[3] == kernel.shape[2]
+
+
 def test_native_form_ends_with_its_block_and_is_of_its_thread(rng, monkeypatch):
     import threading
 

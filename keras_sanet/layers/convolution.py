@@ -13,8 +13,9 @@ a CPU it takes another road where the backend's own is slow:
   groups are joined to chunks of at least `_CHUNK_CHANNELS` channels, and each chunk is one dense
   convolution with a block-diagonal kernel: the same sums, plus products with zeros.
 
-Within `native_form` it is the backend's own convolution on every device, groups, dilation and all:
-what an exported graph should hold.
+Within `native_form` it is the backend's own convolution on every device, dilation and all: what an
+exported graph should hold. So are groups, unless they are asked to be chunks: TensorFlow without
+oneDNN joins a convolution with the bias and the ReLU after it, and that has no groups.
 """
 
 import contextlib
@@ -29,14 +30,18 @@ from keras_sanet._backend import runs_on_cpu
 # Fewer, wider chunks compile faster and multiply more zeros.
 _CHUNK_CHANNELS = 64
 
-# Of this thread, and of the calls it makes, alone.
-_NATIVE = contextvars.ContextVar("native_form", default=False)
+# Of this thread, and of the calls it makes, alone: the backend's own convolution, or None.
+_NATIVE = contextvars.ContextVar("native_form", default=None)
 
 
 @contextlib.contextmanager
-def native_form():
-    """Within it every convolution that is called or traced is one operation of the backend."""
-    token = _NATIVE.set(True)
+def native_form(grouped=True):
+    """Within it every convolution that is called or traced is one operation of the backend.
+
+    Args:
+        grouped: whether also those with groups; else TensorFlow's are one operation a chunk.
+    """
+    token = _NATIVE.set(_convolve_natively if grouped else _convolve_natively_in_chunks)
     try:
         yield
     finally:
@@ -72,8 +77,8 @@ def convolve(inputs, kernel, strides=(1, 1), padding="same", dilation_rate=(1, 1
     filters)."""
     backend = keras.backend.backend()
     kernel = ops.convert_to_tensor(kernel)
-    if _NATIVE.get():
-        return _convolve_natively(inputs, kernel, strides, padding, dilation_rate, groups)
+    if native := _NATIVE.get():
+        return native(inputs, kernel, strides, padding, dilation_rate, groups)
     if runs_on_cpu():
         if kernel.shape[:2] == (1, 1) and groups == 1:
             if max(strides) > 1:
@@ -89,17 +94,22 @@ def convolve(inputs, kernel, strides=(1, 1), padding="same", dilation_rate=(1, 1
 
             return tf.nn.conv2d(inputs, kernel, strides, padding.upper(), dilations=dilation_rate)
         if backend != "torch" and groups > 1:
-            return _convolve_chunks(inputs, kernel, strides, padding, dilation_rate, groups)
+            return _convolve_chunks(_stock, inputs, kernel, strides, padding, dilation_rate, groups)
         if backend == "jax" and _is_odd(kernel) and padding == "same" and max(strides) == 1:
             from keras_sanet.layers import convolution_jax
 
             return convolution_jax.convolve(inputs, kernel, dilation_rate)
+    return _stock(inputs, kernel, strides, padding, dilation_rate)
+
+
+def _stock(inputs, kernel, strides, padding, dilation_rate, groups=1):
+    """Keras's own, which reads the groups off the kernel."""
     return ops.conv(inputs, kernel, strides, padding, "channels_last", dilation_rate)
 
 
-def _convolve_natively(inputs, kernel, strides, padding, dilation_rate, groups):
+def _convolve_natively(inputs, kernel, strides, padding, dilation_rate, groups=1):
     if keras.backend.backend() != "tensorflow":
-        return ops.conv(inputs, kernel, strides, padding, "channels_last", dilation_rate)
+        return _stock(inputs, kernel, strides, padding, dilation_rate)
     import tensorflow as tf
 
     # Keras's form goes through copies of the map where it is dilated, and through XLA with groups.
@@ -110,6 +120,14 @@ def _convolve_natively(inputs, kernel, strides, padding, dilation_rate, groups):
     else:
         padding = padding.upper()
     return tf.nn.conv2d(inputs, kernel, strides, padding, dilations=dilation_rate)
+
+
+def _convolve_natively_in_chunks(inputs, kernel, strides, padding, dilation_rate, groups):
+    if groups == 1 or keras.backend.backend() != "tensorflow":
+        return _convolve_natively(inputs, kernel, strides, padding, dilation_rate, groups)
+    return _convolve_chunks(
+        _convolve_natively, inputs, kernel, strides, padding, dilation_rate, groups
+    )
 
 
 def _multiply(inputs, matrix):
@@ -176,10 +194,10 @@ def _has_onednn(dtype):
         return True
 
 
-def _convolve_chunks(inputs, kernel, strides, padding, dilation_rate, groups):
+def _convolve_chunks(convolution, inputs, kernel, strides, padding, dilation_rate, groups):
     chunks = chunk_count(groups, inputs.shape[-1])
     outputs = [
-        ops.conv(x, k, strides, padding, "channels_last", dilation_rate)
+        convolution(x, k, strides, padding, dilation_rate)
         for x, k in zip(ops.split(inputs, chunks, axis=-1), _block_diagonal(kernel, groups, chunks))
     ]
     return ops.concatenate(outputs, axis=-1)
