@@ -111,10 +111,10 @@ def check_plain(path):
             )
 
 
-def read_json(path, way_out):
+def read_json(path, way_out, largest=_LARGEST):
     """What a file of JSON holds, of whatever source.
 
-    Args: path; way_out, sentence that ends the message of an error.
+    Args: path; way_out, sentence that ends the message of an error; largest, bytes of the file.
     Raises: FileNotFoundError; ValueError that names the file.
     """
     path = Path(path)
@@ -124,8 +124,8 @@ def read_json(path, way_out):
     if not path.is_file():
         raise ValueError(f"{said} it is no file. {way_out}")
     size = path.stat().st_size
-    if size > _LARGEST:
-        raise ValueError(f"{said} it has {size:,} bytes; {_LARGEST:,} are allowed. {way_out}")
+    if size > largest:
+        raise ValueError(f"{said} it has {size:,} bytes; {largest:,} are allowed. {way_out}")
     return parse(path.read_bytes(), said, way_out)
 
 
@@ -136,7 +136,7 @@ def parse(text, said, way_out):
     Raises: ValueError.
     """
     try:
-        return json.loads(text.decode("utf-8"))
+        return json.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{said} {error}. {way_out}") from error
 

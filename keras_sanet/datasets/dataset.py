@@ -50,7 +50,8 @@ class Dataset:
         categories: dict from a category to its class ids; empty if there is none.
         count_instances: function of a sample and a predicted mask, what `evaluation` needs for the
             instance-level IoU; None without instances. See `cityscapes.count_instances`.
-        left_out: dict from a reason to the paths that were found and are in no split.
+        left_out: dict from a reason to what was found and is not read: paths, or texts that name
+            a shape and its file.
         hint: sentence that ends the error of an unknown id.
 
     Raises:

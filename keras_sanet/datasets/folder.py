@@ -9,13 +9,13 @@ is "val" and the others "train".
 `name,red,green,blue`. A class named void is not learnt: its id becomes 255. `#` starts a comment.
 """
 
-import colorsys
 import re
 from pathlib import Path
 
 from keras_sanet.datasets.dataset import Dataset
 from keras_sanet.datasets.files import VOID, read_text
-from keras_sanet.datasets.listing import outside, pair
+from keras_sanet.datasets.info import distinct_color
+from keras_sanet.datasets.listing import divide, outside, pair
 
 
 def load(root):
@@ -43,11 +43,7 @@ def load(root):
         outside(images, parts, left_out)
         outside(masks, parts, left_out)
     else:
-        samples = pair(images, masks, left_out)
-        splits = {
-            "train": [sample for i, sample in enumerate(samples) if i % 5 != 4],
-            "val": samples[4::5],
-        }
+        splits = divide(pair(images, masks, left_out))
     return Dataset(root.name, names, palette, splits, ids, left_out=left_out)
 
 
@@ -70,7 +66,7 @@ def _read_classes(path):
             continue
         ids[file_id] = len(names)
         names.append(name)
-        palette.append(_parse_color(color, path, line) if color else _color(file_id))
+        palette.append(_parse_color(color, path, line) if color else distinct_color(file_id))
     if not names:
         raise ValueError(f"{path} names no class.")
     if len(lines) > VOID:
@@ -86,9 +82,3 @@ def _parse_color(parts, path, line):
     raise ValueError(
         f"{path}: {line!r} must be a name, or name,red,green,blue with numbers in 0..255."
     )
-
-
-def _color(index):
-    """A color apart from its neighbors': the hue turns by the golden section."""
-    hue, value = index * 0.618 % 1, (0.95, 0.7, 0.5)[index % 3]
-    return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.75, value))

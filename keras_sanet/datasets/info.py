@@ -1,5 +1,6 @@
 """What is known of a public data set, in one table each."""
 
+import colorsys
 import dataclasses
 
 
@@ -55,3 +56,9 @@ def color(index):
 def colors(names, start=1):
     """Dict from the name of a class to its VOC color; the first class has that of `start`."""
     return {name: color(index) for index, name in enumerate(names, start=start)}
+
+
+def distinct_color(index):
+    """A color apart from its neighbors': the hue turns by the golden section."""
+    hue, value = index * 0.618 % 1, (0.95, 0.7, 0.5)[index % 3]
+    return tuple(round(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.75, value))

@@ -114,7 +114,8 @@ def describe(left_out):
     """Texts of what was left out: how many, why, and the first names."""
     texts = []
     for reason, paths in left_out.items():
-        names = [f"{path.parent.name}/{path.name}" for path in sorted(paths, key=by_number)[:3]]
+        shown = sorted(paths, key=by_number)[:3]
+        names = [p if isinstance(p, str) else f"{p.parent.name}/{p.name}" for p in shown]
         texts.append(f"{len(paths)} {reason}: {', '.join(names)}{', ...' * (len(paths) > 3)}")
     return texts
 
@@ -156,6 +157,14 @@ def pair(images, masks, left_out):
     used = set(found.values())
     _add({UNUSED: [mask for mask in mask_files if mask not in used]}, left_out)
     return [Sample(image, found[image]) for image in image_files]
+
+
+def divide(samples):
+    """The splits of samples that come without: every fifth is "val", the others "train"."""
+    return {
+        "train": [sample for i, sample in enumerate(samples) if i % 5 != 4],
+        "val": samples[4::5],
+    }
 
 
 def _match(images, masks):

@@ -1,0 +1,266 @@
+"""Masks that are drawn from shapes, as annotation tools write them. Nothing is written to disk.
+
+Tools draw the same polygon in two ways, and each reader follows its own tool:
+
+| rule | pixels of a polygon | tools |
+|---|---|---|
+| "coco" | those whose center lies inside, as pycocotools counts | COCO, CVAT, Label Studio |
+| "pillow" | those, and the ones that its outline touches | LabelMe, Supervisely |
+
+Of the square (3, 3)-(10, 8) the first has 35 pixels, the second 48.
+"""
+
+import dataclasses
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from keras_sanet.datasets.files import VOID, Frame
+
+OVERLAPS = ("later", "smaller", "void")
+_VOID_LABELS = ("void", "__ignore__")
+
+
+class ShapeError(ValueError):
+    """What is wrong with a shape, in words that follow its name."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Shape:
+    """A part of a mask.
+
+    Attributes:
+        class_id: of its pixels; 255 is void.
+    """
+
+    class_id: int
+
+    def draw(self, width, height):
+        """Its pixels inside a picture.
+
+        Returns:
+            left, top, and a bool array (rows, columns), cut at the picture's edges.
+        """
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Polygon(Shape):
+    """Polygons, joined, and holes in them.
+
+    Attributes:
+        parts: arrays (points, 2) of x and y in pixels, from the upper left corner.
+        holes: likewise.
+        rule: "coco" or "pillow"; see the docstring of this module.
+    """
+
+    parts: list
+    holes: list = ()
+    rule: str = "coco"
+
+    def draw(self, width, height):
+        fill = {"coco": _fill_as_coco, "pillow": _fill_as_pillow}[self.rule]
+        points = np.concatenate([np.asarray(part, "float64") for part in self.parts])
+        # One pixel more, for outlines.
+        left, top = np.clip(np.floor(points.min(0)) - 1, 0, (width, height)).astype(int)
+        right, bottom = np.clip(np.ceil(points.max(0)) + 2, 0, (width, height)).astype(int)
+        size = max(0, right - left), max(0, bottom - top)
+        mask = np.zeros(size[::-1], bool)
+        if mask.size:
+            for part in self.parts:
+                mask |= fill(np.asarray(part, "float64") - (left, top), *size)
+            for hole in self.holes:
+                mask &= ~fill(np.asarray(hole, "float64") - (left, top), *size)
+        return left, top, mask
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Bitmap(Shape):
+    """Pixels of a rectangle.
+
+    Attributes:
+        left: column of its first pixels.
+        top: row of its first pixels.
+        decode: function without arguments that gives the bool array (rows, columns).
+    """
+
+    left: int
+    top: int
+    decode: object
+
+    def draw(self, width, height):
+        left, top = max(0, self.left), max(0, self.top)
+        mask = self.decode()[top - self.top :, left - self.left :]
+        return left, top, mask[: max(0, height - top), : max(0, width - left)]
+
+
+@dataclasses.dataclass(frozen=True)
+class DrawnMask(Frame):
+    """A mask that is drawn when it is opened.
+
+    Attributes:
+        size: (width, height) of the picture, upright.
+        shapes: list of `Shape`, in the order in which they are drawn.
+        background: id of the pixels of no shape; 255 is void.
+        overlap: which shape has the pixels of several: "later", the one drawn last; "smaller", the
+            one of fewest pixels; "void", none.
+    """
+
+    size: tuple
+    shapes: list = dataclasses.field(compare=False, repr=False)
+    background: int = VOID
+    overlap: str = "later"
+
+    def header(self):
+        return Image.new("L", self.size)
+
+    def open(self):
+        """The mask; its `info["overlapped"]` is the number of pixels of several shapes."""
+        width, height = self.size
+        drawn = [(shape.class_id, *shape.draw(width, height)) for shape in self.shapes]
+        if self.overlap == "smaller":
+            drawn.sort(key=lambda shape: -np.count_nonzero(shape[3]))
+        ids = np.full((height, width), self.background, "uint8")
+        covered, twice = np.zeros(ids.shape, bool), np.zeros(ids.shape, bool)
+        for class_id, left, top, mask in drawn:
+            there = slice(top, top + mask.shape[0]), slice(left, left + mask.shape[1])
+            ids[there][mask] = class_id
+            twice[there] |= covered[there] & mask
+            covered[there] |= mask
+        if self.overlap == "void":
+            ids[twice] = VOID
+        image = Image.fromarray(ids)
+        image.info["overlapped"] = np.count_nonzero(twice)
+        return image
+
+
+def check_overlap(overlap):
+    """Raises ValueError for what is none of `OVERLAPS`."""
+    if overlap not in OVERLAPS:
+        raise ValueError(f"`overlap` must be one of {', '.join(OVERLAPS)}. Received: {overlap!r}.")
+
+
+def label_ids(labels, background):
+    """Class names, and the id of each label of a tool.
+
+    Args:
+        labels: names in order of the ids. "void" and "__ignore__" become void.
+        background: name of the class of the pixels of no shape, which comes first if it is none of
+            the labels; None for void.
+
+    Returns:
+        List of class names, dict from a label to its id, and the id of the background.
+    """
+    names = list(dict.fromkeys(label for label in labels if label.lower() not in _VOID_LABELS))
+    if background is not None and background not in names:
+        names.insert(0, background)
+    ids = {name: class_id for class_id, name in enumerate(names)}
+    ids |= {label: VOID for label in labels if label.lower() in _VOID_LABELS}
+    return names, ids, VOID if background is None else ids[background]
+
+
+def points_of(numbers, source):
+    """Array (points, 2) of the numbers x, y, x, y, ... or of pairs of them.
+
+    Raises:
+        ShapeError: they are no such numbers, or not finite, or beyond 1e6 pixels.
+    """
+    try:
+        points = np.asarray(numbers, "float64").reshape(-1, 2)
+    except (TypeError, ValueError):
+        raise ShapeError(f"{source} must be pairs of numbers x, y") from None
+    if not (np.abs(points) <= 1e6).all():
+        raise ShapeError(f"{source} must be finite numbers of pixels")
+    return points
+
+
+def ellipse(center, radii, points=72):
+    """Array (points, 2) of a polygon in place of an ellipse."""
+    angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
+    return np.asarray(center) + np.asarray(radii) * np.stack([np.cos(angle), np.sin(angle)], -1)
+
+
+def runs_to_mask(counts, height, width, order="F"):
+    """The mask of run lengths, background first.
+
+    Args:
+        counts: lengths of the runs.
+        height: of the mask.
+        width: of the mask.
+        order: "F" for column by column, as COCO has it, "C" for row by row.
+
+    Returns:
+        bool (height, width).
+
+    Raises:
+        ShapeError: the runs are no lengths, or don't add up to the mask.
+    """
+    counts = np.asarray(counts)
+    if counts.ndim != 1 or counts.dtype.kind not in "iu" or (counts < 0).any():
+        raise ShapeError("run lengths must be a list of integers from 0")
+    if counts.sum(dtype="float64") != height * width:
+        raise ShapeError(
+            f"run lengths add up to {counts.sum(dtype='float64'):.0f} pixels, not to "
+            f"{width} x {height}: cut off, or of another picture"
+        )
+    values = np.arange(len(counts)) % 2 == 1
+    return np.repeat(values, counts).reshape((height, width), order=order)
+
+
+def coco_counts(text):
+    """The run lengths in COCO's compressed string: 5 bits a character, the sixth for more to come,
+    each number from the third on less the one two before."""
+    codes = np.frombuffer(text.encode("latin-1", "replace"), "uint8").astype("int64") - 48
+    if codes.size and (codes.min() < 0 or codes.max() > 63 or codes[-1] & 32):
+        raise ShapeError("run lengths are a damaged string")
+    counts, value, shift = [], 0, 0
+    for code in codes.tolist():
+        value |= (code & 31) << shift
+        shift += 5
+        if shift > 60:
+            raise ShapeError("run lengths are a damaged string")
+        if not code & 32:
+            value -= (code & 16) << (shift - 4) if code & 16 else 0
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = shift = 0
+    return counts
+
+
+def _fill_as_pillow(points, width, height):
+    image = Image.new("1", (width, height))
+    if len(points) > 1:
+        ImageDraw.Draw(image).polygon(list(map(tuple, points.tolist())), fill=1, outline=1)
+    return np.asarray(image)
+
+
+def _fill_as_coco(points, width, height):
+    """pycocotools' rule: the outline on a grid five times as fine, and a change of inside and
+    outside in each column of centers below where it passes."""
+    if len(points) < 3:
+        return np.zeros((height, width), bool)
+    corners = np.trunc(5 * points + 0.5).astype("int64")
+    starts, ends = corners, np.roll(corners, -1, axis=0)
+    span = np.abs(ends - starts)
+    steep = span[:, 0] < span[:, 1]
+    long = np.where(steep, 1, 0)  # the axis that goes in steps of one
+    row = np.arange(len(corners))
+    backward = starts[row, long] > ends[row, long]
+    first = np.where(backward[:, None], ends, starts)
+    last = np.where(backward[:, None], starts, ends)
+    length = span.max(1)
+    slope = (last - first)[row, 1 - long] / np.maximum(length, 1)
+    edge = np.repeat(row, length + 1)
+    step = np.arange(len(edge)) - np.repeat(np.cumsum(length + 1) - length - 1, length + 1)
+    step = np.where(backward[edge], length[edge] - step, step)
+    along = first[edge, long[edge]] + step
+    across = np.trunc(first[edge, 1 - long[edge]] + slope[edge] * step + 0.5).astype("int64")
+    x = np.where(steep[edge], across, along)
+    y = np.where(steep[edge], along, across)
+    moved = np.flatnonzero(np.diff(x))
+    column = (np.minimum(x[moved], x[moved + 1]) + 0.5) / 5 - 0.5
+    inside = (column == np.floor(column)) & (column >= 0) & (column <= width - 1)
+    line = (np.minimum(y[moved], y[moved + 1]) + 0.5) / 5 - 0.5
+    line = np.ceil(np.clip(line, 0, height)).astype("int64")[inside]
+    changes = np.bincount(column[inside].astype("int64") * height + line, minlength=1)
+    changes = np.pad(changes, (0, max(0, width * height - len(changes))))[: width * height]
+    return (np.cumsum(changes) % 2 == 1).reshape((height, width), order="F")
