@@ -376,11 +376,13 @@ def test_the_command_trains_and_writes_tables_and_plots(command):
     ]
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_figures_and_no_weights(command):
     kept = {path.name for path in (command[1] / "sanet/seed-0").iterdir()}
     assert kept == {"config.json", "data.json", "cross_entropy.csv", ".lock"}
 
 
+@pytest.mark.slow
 def test_the_same_command_trains_and_times_nothing_again(command):
     arguments, folder, _ = command
     files = [folder / "sanet/seed-0/cross_entropy.csv", folder / "costs.json"]
@@ -390,6 +392,7 @@ def test_the_same_command_trains_and_times_nothing_again(command):
     assert [path.stat().st_mtime_ns for path in files] == before
 
 
+@pytest.mark.slow
 def test_what_a_killed_run_left_beside_its_figures_is_removed(command):
     arguments, folder, _ = command
     left = folder / "sanet/seed-0/cross_entropy_state.keras"
@@ -398,6 +401,7 @@ def test_what_a_killed_run_left_beside_its_figures_is_removed(command):
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_a_report_leaves_the_results_as_they_are(command):
     arguments, folder, _ = command
     before = (folder / "results.json").read_bytes()
@@ -406,6 +410,7 @@ def test_a_report_leaves_the_results_as_they_are(command):
     assert (folder / "results.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_other_values_than_a_folder_began_with_are_refused(command, drawn):
     arguments, folder, _ = command
     code, _, error = call(*arguments, "--epochs", 3)
@@ -422,6 +427,7 @@ def test_the_file_of_the_weights_may_lie_elsewhere_now(drawn, tmp_path):
         experiments.begin(tmp_path, drawn, weights="/new/other.pth")
 
 
+@pytest.mark.slow
 def test_other_images_than_a_folder_began_with_are_refused(command, tmp_path):
     scenes.write(tmp_path / "scenes", size=(32, 48), splits={"train": 5, "val": 2})
     other = datasets.load("scenes", tmp_path / "scenes")
@@ -429,6 +435,7 @@ def test_other_images_than_a_folder_began_with_are_refused(command, tmp_path):
         experiments.begin(command[1], other)
 
 
+@pytest.mark.slow
 def test_another_backend_than_a_folder_began_with_is_refused(command, drawn, tmp_path):
     protocol = json.loads((command[1] / "protocol.json").read_text())
     (tmp_path / "fcn/seed-0").mkdir(parents=True)
@@ -468,6 +475,7 @@ def test_rows_are_refused_where_nothing_is_trained(arguments, tmp_path):
     assert code == 1 and "`--rows` says what to train" in error
 
 
+@pytest.mark.slow
 def test_without_matplotlib_nothing_is_trained(command, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     code, out, error = call(*command[0])
@@ -488,6 +496,7 @@ def test_without_matplotlib_a_report_of_nothing_says_that_it_is_nothing(monkeypa
     assert code == 1 and "holds no experiments" in error
 
 
+@pytest.mark.slow
 def test_results_hold_every_epoch_of_the_finished_runs_and_what_made_them(command):
     folder = command[1]
     (folder / "psp/seed-0").mkdir(parents=True, exist_ok=True)
@@ -502,6 +511,7 @@ def test_results_hold_every_epoch_of_the_finished_runs_and_what_made_them(comman
     assert made["versions"]["backend"] == keras.backend.backend()
 
 
+@pytest.mark.slow
 def test_results_come_back_from_their_file(command, tmp_path):
     found = experiments.Results.load(command[1])
     found.save(tmp_path / "results.json")

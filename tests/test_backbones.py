@@ -95,6 +95,7 @@ def test_iv_b_resnet18_with_real_weights_equals_the_reference(compiled, rng):
     assert_taps_close(compiled(backbone)(image), reference_taps(state, image))
 
 
+@pytest.mark.slow
 def test_iv_b_resnext50_equals_the_reference(resnext50, random_checkpoint, compiled, tmp_path, rng):
     torch = pytest.importorskip("torch")
     state = random_checkpoint("resnext50")

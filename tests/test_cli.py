@@ -123,6 +123,7 @@ def test_train_writes_the_model_its_figures_and_pictures(trained):
     }
 
 
+@pytest.mark.slow
 def test_train_prints_the_figures_and_where_things_are(trained):
     folder, (_, out, _) = trained
     for text in ("4 training and 2 validation images; 1 steps of 4", "dark", str(folder)):
@@ -130,12 +131,14 @@ def test_train_prints_the_figures_and_where_things_are(trained):
     assert (folder / "evaluation.txt").read_text("utf-8") in out + "\n"
 
 
+@pytest.mark.slow
 def test_the_sheet_of_train_has_three_pictures_a_row(trained):
     width, height = Image.open(trained[0] / "overlays.png").size
     assert width == 3 * SIZE[1]
     assert height > 2 * SIZE[0]  # two rows, and the legend
 
 
+@pytest.mark.slow
 def test_train_writes_its_arguments_and_versions(trained, data):
     config = json.loads((trained[0] / "config.json").read_text("utf-8"))
     arguments = config["arguments"]
@@ -170,6 +173,7 @@ def test_config_repeats_a_run_to_the_last_bit(data, tmp_path):
     assert one.count(b"\n") == 3
 
 
+@pytest.mark.slow
 def test_a_run_that_stopped_in_its_evaluation_is_finished_by_resume(trained, tmp_path):
     run = shutil.copytree(trained[0], tmp_path / "run")
     (run / "evaluation.json").unlink()
@@ -189,6 +193,7 @@ def stopped(trained, tmp_path):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "began"),
     [
@@ -212,6 +217,7 @@ def test_resume_names_an_option_that_a_run_can_not_change(stopped, option, began
     assert f"{option[0]} is {began}. Leave these out, or begin another run: {again}\n" in error
 
 
+@pytest.mark.slow
 def test_resume_says_how_to_type_a_switch(stopped):
     code, _, error = call("train", "--resume", stopped, "--no-flip")
     assert code == 1
@@ -219,12 +225,14 @@ def test_resume_says_how_to_type_a_switch(stopped):
     assert f"--config {stopped}/config.json --no-flip --output FOLDER" in error
 
 
+@pytest.mark.slow
 def test_resume_takes_no_other_output(stopped, tmp_path):
     code, _, error = call("train", "--resume", stopped, "--output", tmp_path / "other")
     assert code == 1 and f"--output is {stopped}, not {tmp_path / 'other'}." in error
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.slow
 def test_resume_takes_the_same_values_and_moved_data(stopped, data, tmp_path):
     shutil.copytree(data, tmp_path / "moved")
     code, _, error = call(
@@ -237,6 +245,7 @@ def test_resume_takes_the_same_values_and_moved_data(stopped, data, tmp_path):
     assert (arguments["data"], arguments["save_every"]) == (str(tmp_path / "moved"), 9)
 
 
+@pytest.mark.slow
 def test_resume_refuses_other_data_with_the_difference(stopped, data, tmp_path):
     other = shutil.copytree(data, tmp_path / "other")
     shutil.copy(other / "images/val/val0.png", other / "images/val/val1.png")
@@ -244,12 +253,14 @@ def test_resume_refuses_other_data_with_the_difference(stopped, data, tmp_path):
     assert code == 1 and "validation: 1 changed (val1.png). Put it back" in error
 
 
+@pytest.mark.slow
 def test_a_run_has_one_process(stopped):
     with ThreadPoolExecutor(1) as other, _files.locked(stopped):
         code, _, error = other.submit(call, "train", "--resume", stopped).result()
     assert code == 1 and f"Another process writes into {stopped}: process {os.getpid()} on" in error
 
 
+@pytest.mark.slow
 def test_resume_writes_through_no_link(stopped, tmp_path):
     (tmp_path / "mine").write_text("kept")
     (stopped / "evaluation.txt").unlink()
@@ -280,6 +291,7 @@ def as_first_version(run):
     path.write_text(json.dumps(config), "utf-8")
 
 
+@pytest.mark.slow
 def test_a_run_of_the_first_version_is_finished_by_resume(stopped):
     as_first_version(stopped)
     code, _, error = call("train", "--resume", stopped, "--batch-size", 4, "--crop-size", 32, 32)
@@ -287,6 +299,7 @@ def test_a_run_of_the_first_version_is_finished_by_resume(stopped):
     assert (stopped / "evaluation.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_run_of_the_first_version_becomes_a_preset(trained, tmp_path):
     as_first_version(run := shutil.copytree(trained[0], tmp_path / "run"))
     code, _, error = call("save-preset", run, tmp_path / "preset")
@@ -326,6 +339,7 @@ def test_train_hands_the_augmentation_on(data, tmp_path, monkeypatch):
     assert (given["saturation_range"], given["blur_range"]) == ([0.5, 2], [0, 1])
 
 
+@pytest.mark.slow
 def test_a_config_and_a_recipe_are_refused_together(trained):
     code, _, error = call(
         "train", "--config", trained[0] / "config.json", "--recipe", "paper_nyuv2"
@@ -357,6 +371,7 @@ def test_broken_images_are_skipped_if_asked_for(data, tmp_path):
     assert "1 images could not be read and did not count" in out
 
 
+@pytest.mark.slow
 def test_the_saved_model_knows_its_classes(model):
     layer = keras.saving.load_model(model, compile=False).get_layer("logits")
     assert layer.class_names == ["dark", "light"]
@@ -408,12 +423,14 @@ def test_train_resume_without_a_run_is_an_error(tmp_path):
     assert f"error: {tmp_path}/nothing holds no config.json" in error
 
 
+@pytest.mark.slow
 def test_train_does_not_resume_a_finished_run(trained):
     code, _, error = call("train", "--resume", trained[0])
     assert (code, str(trained[0] / "model.keras") in error) == (1, True)
     assert "is finished" in error
 
 
+@pytest.mark.slow
 def test_train_into_a_folder_that_is_not_empty_names_the_ways_out(trained, data):
     code, _, error = train(data, "--output", trained[0])
     assert code == 1
@@ -450,12 +467,14 @@ def test_train_names_an_unknown_validation_split(data, tmp_path):
 # evaluate
 
 
+@pytest.mark.slow
 def test_evaluate_prints_the_table_of_the_training(trained, model, data):
     code, out, error = call("evaluate", model, "--dataset", "folder", "--data", data)
     assert code == 0, error
     assert (trained[0] / "evaluation.txt").read_text("utf-8") in out
 
 
+@pytest.mark.slow
 def test_evaluate_takes_a_split_scales_flip_and_windows(model, data):
     code, out, error = call(
         *("evaluate", model, "--dataset", "folder", "--data", data, "--split", "train"),
@@ -487,6 +506,7 @@ def test_evaluate_leaves_figures_counts_and_a_report(evaluated):
     assert str(root / "flipped/report.html") in out
 
 
+@pytest.mark.slow
 def test_evaluate_refuses_a_folder_of_another_evaluation(evaluated, model, data):
     code, _, error = call(
         *("evaluate", model, "--dataset", "folder", "--data", data, "--split", "train"),
@@ -496,6 +516,7 @@ def test_evaluate_refuses_a_folder_of_another_evaluation(evaluated, model, data)
     assert "plain holds an evaluation of another mode" in error
 
 
+@pytest.mark.slow
 def test_compare_prints_every_figure_of_both_with_its_difference(evaluated):
     code, out, error = call("compare", evaluated[0] / "plain", evaluated[0] / "flipped")
     assert code == 0, error
@@ -504,6 +525,7 @@ def test_compare_prints_every_figure_of_both_with_its_difference(evaluated):
     assert out.count("% of bootstrap samples") == 4
 
 
+@pytest.mark.slow
 def test_compare_names_a_folder_without_an_evaluation(evaluated, tmp_path):
     code, _, error = call("compare", evaluated[0] / "plain", tmp_path / "nowhere")
     assert code == 1
@@ -518,6 +540,7 @@ def test_evaluate_names_a_missing_model(data, tmp_path):
     assert f"error: There is no model file {tmp_path}/gone.keras" in error
 
 
+@pytest.mark.slow
 def test_evaluate_names_an_unknown_split(model, data):
     code, _, error = call(
         "evaluate", model, "--dataset", "folder", "--data", data, "--split", "test"
@@ -539,6 +562,7 @@ def predicted(model, data, tmp_path):
     return tmp_path / "results", code, error
 
 
+@pytest.mark.slow
 def test_predict_writes_a_mask_and_an_overlay_of_each_image(predicted):
     folder, code, error = predicted
     assert code == 0, error
@@ -547,12 +571,14 @@ def test_predict_writes_a_mask_and_an_overlay_of_each_image(predicted):
     }
 
 
+@pytest.mark.slow
 def test_predicted_masks_have_the_images_size_and_class_ids(predicted):
     mask = np.array(Image.open(predicted[0] / "val0_mask.png"))
     assert (mask.shape, mask.dtype) == (SIZE, "uint8")
     assert set(np.unique(mask)) <= {0, 1}
 
 
+@pytest.mark.slow
 def test_overlays_mix_the_image_with_the_models_colours(predicted, data):
     mask = np.array(Image.open(predicted[0] / "val0_mask.png"))
     image = np.array(Image.open(data / "images/val/val0.png").convert("RGB"))
@@ -561,6 +587,7 @@ def test_overlays_mix_the_image_with_the_models_colours(predicted, data):
     np.testing.assert_array_equal(overlay, (image + colours) // 2)  # all are even sums
 
 
+@pytest.mark.slow
 def test_predict_writes_what_is_asked_for(model, data, tmp_path):
     code, _, error = call(
         *("predict", model, data / "images/val/val0.png", "--output", tmp_path),
@@ -587,6 +614,7 @@ def written(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_predict_takes_patterns_of_files(model, data, tmp_path):
     code, _, error = call(
         *("predict", model, f"{data}/images/*/*0.png", "--output", tmp_path, "--write", "mask")
@@ -595,6 +623,7 @@ def test_predict_takes_patterns_of_files(model, data, tmp_path):
     assert written(tmp_path) == ["train0_mask.png", "val0_mask.png"]
 
 
+@pytest.mark.slow
 def test_predict_takes_the_frames_of_an_animated_picture(model, rng, tmp_path):
     frames = [Image.fromarray(rng.integers(0, 256, (*SIZE, 3), "uint8")) for _ in range(11)]
     frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
@@ -606,6 +635,7 @@ def test_predict_takes_the_frames_of_an_animated_picture(model, rng, tmp_path):
     assert written(tmp_path / "out") == [f"clip_{index:02}_mask.png" for index in range(11)]
 
 
+@pytest.mark.slow
 def test_predict_turns_a_photograph_as_its_exif_says(model, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -617,6 +647,7 @@ def test_predict_turns_a_photograph_as_its_exif_says(model, tmp_path):
             assert written.size == SIZE  # as high as the stored one is wide
 
 
+@pytest.mark.slow
 def test_predict_says_what_it_leaves_out_of_a_folder(model, tmp_path):
     for name in ("a.heic", "b.mp4", "c.txt"):
         (tmp_path / name).touch()
@@ -629,6 +660,7 @@ def test_predict_says_what_it_leaves_out_of_a_folder(model, tmp_path):
         assert text in error
 
 
+@pytest.mark.slow
 def test_train_and_evaluate_say_what_the_data_leaves_out(data, model, tmp_path):
     root = shutil.copytree(data, tmp_path / "data")
     (root / "images/val/more.psd").touch()
@@ -646,6 +678,7 @@ def test_inspect_says_once_what_the_data_leaves_out(data, tmp_path):
     assert "more.psd" not in error
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_max_pixels_bounds_the_pictures_of_one_command(data, model):
     before = Image.MAX_IMAGE_PIXELS
@@ -667,6 +700,7 @@ def test_max_pixels_of_0_reads_any_picture(data, monkeypatch):
     assert call(*command, "--max-pixels", 0)[0] == 0
 
 
+@pytest.mark.slow
 def test_predict_says_how_to_make_frames_of_a_video(model, tmp_path):
     (tmp_path / "clip.mp4").write_bytes(b"video")
     code, _, error = call("predict", model, tmp_path / "clip.mp4", "--output", tmp_path / "out")
@@ -706,6 +740,7 @@ def test_predict_writes_the_34_ids_of_cityscapes(tmp_path):
     assert (np.unique(mask).tolist(), mask.dtype) == ([26], "uint8")
 
 
+@pytest.mark.slow
 def test_wrong_options_are_told_before_anything_is_done(model, data, tmp_path):
     code, _, error = call(
         *("predict", model, data / "images/val", "--output", tmp_path / "out"),
@@ -716,6 +751,7 @@ def test_wrong_options_are_told_before_anything_is_done(model, data, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_ids_of_cityscapes_need_19_classes(model, data, tmp_path):
     image = data / "images/val/val0.png"
     code, _, error = call(
@@ -725,6 +761,7 @@ def test_ids_of_cityscapes_need_19_classes(model, data, tmp_path):
     assert "--ids cityscapes needs a model of 19 classes. This one has 2" in error
 
 
+@pytest.mark.slow
 def test_predict_names_a_missing_image(model, tmp_path):
     code, _, error = call("predict", model, tmp_path / "gone.jpg", "--output", tmp_path / "out")
     assert code == 1
@@ -732,6 +769,7 @@ def test_predict_names_a_missing_image(model, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_predict_refuses_two_images_of_one_name(model, data, tmp_path):
     image = data / "images/val/val0.png"
     code, _, error = call("predict", model, image, image, "--output", tmp_path / "out")
@@ -739,6 +777,7 @@ def test_predict_refuses_two_images_of_one_name(model, data, tmp_path):
     assert "overwrite each other's results: val0" in error
 
 
+@pytest.mark.slow
 def test_predict_names_a_file_that_is_no_image(model, tmp_path):
     (tmp_path / "text.png").write_text("no image")
     code, _, error = call("predict", model, tmp_path / "text.png", "--output", tmp_path / "out")
@@ -881,6 +920,7 @@ def preset(trained, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_a_preset_of_a_run_holds_its_recipe_and_figures(preset, trained):
     config = keras_sanet.presets.read_config(preset)
     assert config["arguments"]["class_names"] == ["dark", "light"]
@@ -889,6 +929,7 @@ def test_a_preset_of_a_run_holds_its_recipe_and_figures(preset, trained):
     assert config["figures"]["mean_iou"] == saved["mean_iou"]
 
 
+@pytest.mark.slow
 def test_commands_take_a_preset_for_a_model(preset, data, tmp_path):
     code, out, error = call("predict", preset, data / "images/val/val0.png", "--output", tmp_path)
     assert code == 0, error
@@ -912,6 +953,7 @@ def test_train_starts_from_a_preset_with_the_classes_of_the_data(preset, data, t
     np.testing.assert_allclose(after, before, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", [("--weights", "x.pth"), ("--backbone", "resnet18")])
 def test_train_refuses_what_a_preset_says_already(option, data, preset, tmp_path):
     code, _, error = train(data, "--output", tmp_path, *option, model=("--preset", preset))

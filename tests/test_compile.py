@@ -86,6 +86,7 @@ def test_sgd_has_semsegs_momentum():
     assert (optimizer.momentum, optimizer.weight_decay) == (0.9, 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_the_multiple_is_of_all_that_is_not_the_backbone(optimizer, pairs):
     # The first step is linear in the rate, of AdamW and SGD (momentum starts at 0): 10 times as
@@ -109,6 +110,7 @@ def test_the_multiple_is_of_all_that_is_not_the_backbone(optimizer, pairs):
     np.testing.assert_allclose(further, 10 * head, rtol=1e-3, atol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulated", [1, 2])
 def test_the_rate_is_0_after_the_last_batch_accumulated_or_not(accumulated, pairs):
     # It counts batches: after the third of four, 1e-3 (1 - 3 / 4)^0.9 = 2.87175e-4.
@@ -119,6 +121,7 @@ def test_the_rate_is_0_after_the_last_batch_accumulated_or_not(accumulated, pair
     assert float(model.optimizer.learning_rate) == 0
 
 
+@pytest.mark.slow
 def test_the_first_of_two_accumulated_batches_moves_nothing_but_statistics(pairs):
     model = compiled(gradient_accumulation_steps=2)
     before, statistics = values(model.trainable_variables), values(batch_norms(model)[0].variables)
@@ -159,6 +162,7 @@ class Look(keras.callbacks.Callback):
             self.validated.append(values(self.model.trainable_variables))
 
 
+@pytest.mark.slow
 def test_validation_sees_the_average_and_training_goes_on_from_the_weights(pairs):
     # One batch an epoch. The average a starts as the first step's weights w; then
     # a = 0.5 a + 0.5 w after each.
@@ -193,6 +197,7 @@ def test_the_average_is_taken_away_as_exactly_as_it_was_put_in(pairs):
     assert_equal(values(model.optimizer.variables), optimizer)
 
 
+@pytest.mark.slow
 def test_saved_within_it_is_the_average_and_after_it_what_resumes(pairs, tmp_path):
     model = compiled(ema_momentum=0.5)
 
@@ -266,6 +271,7 @@ def test_arguments_out_of_range_are_refused(argument, value, error):
 # Together
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:A CPU takes several times as long in float16")
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 def test_everything_together_trains_in_mixed_precision_with_float32_variables(policy, pairs):

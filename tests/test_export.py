@@ -208,6 +208,7 @@ def test_lower_precision_gives_smaller_files_and_nearly_the_logits(
     assert (logits.argmax(-1) == expected.argmax(-1)).mean() > 0.9
 
 
+@pytest.mark.slow
 @written("onnx")
 def test_an_exported_graph_has_one_node_a_convolution_groups_and_dilation_included(
     exported, format
@@ -228,6 +229,7 @@ def test_an_exported_graph_has_one_node_a_convolution_groups_and_dilation_includ
     assert [list(node.get("dilations", [1, 1])) for node in nodes].count([2, 2]) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX writes programs of XLA")
 def test_a_saved_model_has_no_grouped_convolution_which_some_processors_refuse(exported):
     import tensorflow as tf
@@ -262,6 +264,7 @@ def test_native_form_ends_with_its_block_and_is_of_its_thread(rng, monkeypatch):
     np.testing.assert_allclose(result, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 @written(*FORMATS)
 def test_a_file_knows_class_names_and_colours(exported, format):
     path = exported(format, **OPEN)

@@ -130,6 +130,7 @@ FOREIGN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOREIGN)
 def test_the_last_tap_of_a_photo_is_what_the_own_pipeline_gives(name, compiled, rng):
     build, pipeline = FOREIGN[name]
@@ -324,6 +325,7 @@ def test_a_keras_file_gives_the_same_logits(name, tmp_path, rng):
     np.testing.assert_allclose(logits[1], logits[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_keeps_its_weights_and_statistics_and_the_head_learns(rng):
     model = models_of(hub())["SANet"]()
     backbone = model.get_layer("backbone")

@@ -17,6 +17,7 @@ def dense():
     return keras.Sequential([keras.Input((8, 8, 3)), pooled, widen, keras.layers.Dense(5000)])
 
 
+@pytest.mark.slow
 def test_memory_is_what_a_fresh_process_takes_for_the_model_and_not_what_this_one_holds():
     held = np.ones(50_000_000)  # 400 MB, more than the other process takes in all before the model
     found = measure(dense, 8, rounds=1)
@@ -25,6 +26,7 @@ def test_memory_is_what_a_fresh_process_takes_for_the_model_and_not_what_this_on
         assert found.memory > 100e6
 
 
+@pytest.mark.slow
 def test_what_can_not_be_measured_says_why():
     with pytest.raises(ValueError, match="`build` must be a function of a module"):
         measure(lambda: None)

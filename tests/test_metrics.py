@@ -355,6 +355,7 @@ def test_mean_iou_of_two_replicas_counts_every_pixel_once(replicas):
     assert replicas["reported"] == pytest.approx(figures_of(expected)[MeanIoU], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_label_that_is_no_class_on_one_replica_makes_loss_and_figure_nan(replicas):
     assert set(replicas["strange"]) == {"loss", "mean_iou"}
     assert all(math.isnan(value) for value in replicas["strange"].values())

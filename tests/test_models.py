@@ -365,6 +365,7 @@ def trained(format):
     return model.predict_on_batch(image)
 
 
+@pytest.mark.slow
 def test_a_model_is_built_and_trained_the_same_with_keras_set_to_channels_first(channels_first):
     found = trained("channels_first")
     np.testing.assert_array_equal(found, trained("channels_last"))
@@ -390,6 +391,7 @@ model.save(f"{folder}/again.keras")
 )
 
 
+@pytest.mark.slow
 def test_a_keras_file_goes_between_processes_of_both_configurations(saved):
     folder, expected = saved
     backend = keras.backend.backend()

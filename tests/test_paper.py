@@ -23,11 +23,13 @@ def test_section_3b_the_stem_is_a_resnext_50():
     assert default(keras_sanet.SANet, "backbone") == "resnext50"
 
 
+@pytest.mark.slow
 def test_section_4b_the_last_map_is_an_eighth_of_473_pixels(sanet):
     # 473 -> 237 -> 119 -> 60, each half rounded up; then no stride.
     assert sanet.get_layer("aggregator").input[-1].shape[1:3] == (60, 60)
 
 
+@pytest.mark.slow
 def test_section_3b_five_maps_are_aggregated(sanet):
     assert len(sanet.get_layer("aggregator").input) == 5
 
@@ -50,6 +52,7 @@ def test_section_4b_stages_3_and_4_are_dilated_by_2_and_4():
     assert dilations == {1: 1, 2: 1, 3: 2, 4: 4}
 
 
+@pytest.mark.slow
 def test_the_network_has_57_million_parameters_with_256_channels(sanet):
     # backbone 23.0 M, adapters (64 + 256 + 512 + 1024 + 2048) 256 = 1.0 M,
     # aggregator 2 x 9 x 256 x 1024 + 1024 = 4.7 M, pyramid 5 x 2304 x 512 = 5.9 M and

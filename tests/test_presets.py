@@ -104,6 +104,7 @@ def test_a_model_from_a_file_says_how_it_was_built(builder, arguments, tmp_path)
     assert (found["num_classes"], found["backbone"]) == (2, backbone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", backbones.names())
 def test_every_backbone_is_known_by_its_layers(variant):
     expected = {"variant": variant, "input_shape": [None, None, 3], "output_stride": 16}
@@ -140,6 +141,7 @@ def test_a_preset_comes_back_with_weights_names_and_arguments(model, folder):
     assert describe(loaded) == describe(model)
 
 
+@pytest.mark.slow
 def test_half_precision_halves_the_file_and_keeps_three_digits(model, folder, tmp_path):
     presets.save_preset(model, tmp_path / "half", dtype="float16")
     loaded = presets.from_preset(tmp_path / "half")

@@ -163,11 +163,13 @@ def test_a_run_keeps_its_arguments_and_the_name_of_its_recipe(run):
     assert arguments["gradient_accumulation_steps"] == 2
 
 
+@pytest.mark.slow
 def test_a_run_of_steps_has_as_many_epochs_as_it_takes(run):
     with open(run / "cross_entropy.csv", newline="") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1"]  # 2 + 1 steps
 
 
+@pytest.mark.slow
 def test_a_preset_of_the_run_names_the_recipe(run, tmp_path):
     code, _, error = call("save-preset", run, tmp_path / "preset")
     assert code == 0, error

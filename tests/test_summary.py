@@ -277,6 +277,7 @@ def test_sanet_costs_what_its_sections_say(table):
     assert sanet.uncounted == sanet.unread == []
 
 
+@pytest.mark.slow
 def test_ratios_are_to_pspnet_there_and_here(table):
     psp, deeplab, refinenet, sanet = table.rows
     assert (round(psp["gmac"], 1), round(psp["parameters"] / 1e6, 1)) == (155.6, 46.7)
@@ -287,12 +288,14 @@ def test_ratios_are_to_pspnet_there_and_here(table):
     assert refinenet["gmac_ratio"] is None and refinenet["paper_flops_ratio"] == 2.806
 
 
+@pytest.mark.slow
 def test_a_model_that_can_not_be_built_is_left_out_with_the_reason(table):
     text = str(table)
     assert "\nDeepLabV3+ is left out: DeepLabV3+ needs `pip install keras-hub`.\n" in text
     assert "\nRefineNet-101 is left out: no model of it is here.\n" in text
 
 
+@pytest.mark.slow
 def test_the_table_is_markdown_and_json(table):
     first, second, *rows = str(table).splitlines()[:6]
     assert {line.count("|") for line in (first, second, *rows)} == {12}
