@@ -37,6 +37,7 @@ class _Finding:
     sample: object
     size: tuple = None
     mode: str = None
+    by_color: bool = None  # of a mask of colors or with a palette: whether they are classes'
     ids: np.ndarray = None  # in the mask file
     pixels: np.ndarray = None  # of each of them
     digest: bytes = None  # of the image's pixels
@@ -69,12 +70,13 @@ class Inspection:
         self._findings = {split: [] for split in dataset.splits}
         samples = [(split, s) for split, group in dataset.splits.items() for s in group]
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            findings = pool.map(lambda entry: _look(entry[1]), samples)
+            findings = pool.map(lambda entry: _look(dataset, entry[1]), samples)
             for (split, _), finding in zip(track(samples, "Inspecting", verbose), findings):
                 self._findings[split].append(finding)
         for split in dataset.splits:
             self._check(split, self._findings[split])
         self._compare_splits()
+        self.notes += dataset.notes
         self.notes += [f"left out: {text}." for text in describe(dataset.left_out)]
         if dataset.num_classes == 1:
             self.problems.append(
@@ -149,7 +151,8 @@ class Inspection:
         problems += [finding.error for finding in findings if finding.error]
         if not findings:
             problems.append("no sample.")
-        binary = [f for f in findings if f.ids is not None and f.ids.tolist() == [0, VOID]]
+        void = self.dataset.class_ids.get(VOID) == VOID
+        binary = [f for f in findings if f.ids is not None and f.ids.tolist() == [0, VOID] and void]
         if np.count_nonzero(pixels[:-1]) == 1 < classes:
             hint = " A mask of two classes holds 0 and 1." if set(seen) == {0, VOID} else ""
             problems.append(
@@ -171,9 +174,11 @@ class Inspection:
                 problems.append(f"{text} Resize by nearest neighbor.")
             else:
                 notes.append(f"{text} Or is that a class one pixel wide?")
-        palettes = sum(finding.mode == "P" for finding in findings)
+        palettes = sum(f.mode == "P" or f.by_color is False for f in findings)
         if palettes:
-            notes.append(f"{palettes} masks have a palette; its indexes are taken.")
+            notes.append(f"{palettes} masks have a palette or colors that are ids; these are taken.")
+        if colors := sum(f.by_color is True for f in findings):
+            notes.append(f"{colors} masks are read by the colors of the classes.")
         turned = [finding.sample.image for finding in findings if finding.orientation != 1]
         if turned:
             notes.append(
@@ -310,7 +315,7 @@ class Inspection:
         ]
 
 
-def _look(sample):
+def _look(dataset, sample):
     """Decodes a sample and describes it."""
     finding = _Finding(sample)
     try:
@@ -320,8 +325,8 @@ def _look(sample):
         finding.digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
         if sample.mask is None:
             return finding
-        mask = open_mask(sample.mask)
-        finding.mode = mask.mode
+        mask = open_mask(dataset.mask_of(sample))
+        finding.mode, finding.by_color = mask.mode, mask.info.get("colors")
         ids = np.asarray(mask)
         if mask.size != image.size:
             finding.error = describe_sizes(sample, image.size, mask.size)

@@ -374,9 +374,9 @@ def test_a_mask_of_bits_is_read_as_0_and_1(one):
     np.testing.assert_array_equal(read_first(one)[1], bits)
 
 
-def test_a_mask_of_colours_is_refused(one):
-    save(one / "masks/a.png", rgb(1))
-    with pytest.raises(ValueError, match=r"masks/a.png is a mask of mode 'RGB'"):
+def test_a_mask_of_colours_of_no_class_is_refused(one):
+    save(one / "masks/a.png", rgb(1) * np.array([1, 2, 3], "uint8"))
+    with pytest.raises(ValueError, match=r"masks/a.png is a mask in colors"):
         read_first(one)
 
 

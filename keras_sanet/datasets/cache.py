@@ -38,13 +38,14 @@ def cached(dataset, folder):
         raise _unwritable(folder, error) from error
 
     def keep(source, kind):
-        if source is None:
-            return None
         file = source.file if isinstance(source, Frame) else source
         return _Cached(file, source.stem, source, folder, kind)
 
     splits = {
-        split: [Sample(keep(s.image, "image"), keep(s.mask, "mask")) for s in samples]
+        split: [
+            Sample(keep(s.image, "image"), s.mask and keep(dataset.mask_of(s), "mask"))
+            for s in samples
+        ]
         for split, samples in dataset.splits.items()
     }
     return dataclasses.replace(dataset, splits=splits)
@@ -81,8 +82,8 @@ class _Cached(Frame):
         digest = hashlib.blake2b(f"{_VERSION} {self.kind}".encode(), digest_size=16)
         if isinstance(self.source, Frame):
             status, name = os.stat(self.file), str(self.source).replace(str(self.file), "", 1)
-            identity = (str(self.file.resolve()), name, status.st_size, status.st_mtime_ns)
-            digest.update(repr(identity).encode())
+            of_file = (str(self.file.resolve()), name, status.st_size, status.st_mtime_ns)
+            digest.update((repr(of_file) + self.source.identity()).encode())
         else:
             digest.update(Path(self.source).read_bytes())
         return digest.hexdigest()

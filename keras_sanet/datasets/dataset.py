@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_sanet._tables import html_lines, html_table
+from keras_sanet.datasets.colors import ColorMask, ColorTable
 from keras_sanet.datasets.files import (
     LARGEST_ID,
     VOID,
@@ -52,6 +53,8 @@ class Dataset:
             instance-level IoU; None without instances. See `cityscapes.count_instances`.
         left_out: dict from a reason to what was found and is not read: paths, or texts that name
             a shape and its file.
+        color_table: `ColorTable` of mask files in colors; None where masks hold ids alone.
+        notes: sentences that say how the files were understood.
         hint: sentence that ends the error of an unknown id.
 
     Raises:
@@ -70,6 +73,8 @@ class Dataset:
     categories: dict = dataclasses.field(default_factory=dict)
     count_instances: Callable | None = None
     left_out: dict = dataclasses.field(default_factory=dict)
+    color_table: ColorTable | None = None
+    notes: list = dataclasses.field(default_factory=list)
     hint: str = ""
 
     def __post_init__(self):
@@ -162,7 +167,7 @@ class Dataset:
         image = open_image(sample.image)
         if sample.mask is None:
             return image, None
-        ids = np.asarray(open_mask(sample.mask))
+        ids = np.asarray(open_mask(self.mask_of(sample)))
         if ids.shape != image.size[::-1]:
             raise ValueError(describe_sizes(sample, image.size, ids.shape[::-1]))
         mask = self.classes_of(ids)
@@ -173,6 +178,12 @@ class Dataset:
                 f"{self.name!r}. Known ids: {describe_ids(self.class_ids)}. {self.hint}".rstrip()
             )
         return image, mask.astype("uint8")
+
+    def mask_of(self, sample):
+        """The path or `Frame` that gives the ids of a sample's mask."""
+        if self.color_table is None or isinstance(sample.mask, Frame):
+            return sample.mask
+        return ColorMask(sample.mask, sample.mask.stem, self.color_table)
 
     def classes_of(self, ids):
         """Class ids of the ids in a mask file, int16; -1 where an id is none."""
@@ -189,7 +200,7 @@ class Dataset:
     def size(self, sample):
         """As `sizes`, of one sample."""
         size = image_size(sample.image)
-        if sample.mask is not None and (found := mask_size(sample.mask)) != size:
+        if sample.mask is not None and (found := mask_size(self.mask_of(sample))) != size:
             raise ValueError(describe_sizes(sample, size, found))
         return size[::-1]
 

@@ -15,10 +15,10 @@ import dataclasses
 import numpy as np
 from PIL import Image, ImageDraw
 
+from keras_sanet.datasets.class_files import VOID_NAMES
 from keras_sanet.datasets.files import VOID, Frame
 
 OVERLAPS = ("later", "smaller", "void")
-_VOID_LABELS = ("void", "__ignore__")
 
 
 class ShapeError(ValueError):
@@ -111,6 +111,10 @@ class DrawnMask(Frame):
     background: int = VOID
     overlap: str = "later"
 
+    def identity(self):
+        drawn = [shape.class_id for shape in self.shapes]
+        return f"{self.size} {drawn} {self.background} {self.overlap}"
+
     def header(self):
         return Image.new("L", self.size)
 
@@ -151,11 +155,11 @@ def label_ids(labels, background):
     Returns:
         List of class names, dict from a label to its id, and the id of the background.
     """
-    names = list(dict.fromkeys(label for label in labels if label.lower() not in _VOID_LABELS))
+    names = list(dict.fromkeys(label for label in labels if label.lower() not in VOID_NAMES))
     if background is not None and background not in names:
         names.insert(0, background)
     ids = {name: class_id for class_id, name in enumerate(names)}
-    ids |= {label: VOID for label in labels if label.lower() in _VOID_LABELS}
+    ids |= {label: VOID for label in labels if label.lower() in VOID_NAMES}
     return names, ids, VOID if background is None else ids[background]
 
 

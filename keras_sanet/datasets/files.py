@@ -100,6 +100,15 @@ class Frame:
         """A Pillow image of the same mode and size, whose pixels need not be the same."""
         return self.open()
 
+    def identity(self):
+        """What the picture depends on beside the file and its stem, as text."""
+        return ""
+
+    @property
+    def name(self):
+        """Name of the file, as of a path."""
+        return self.file.name
+
     def __str__(self):
         return f"{self.file} [{self.stem}]"
 
@@ -136,7 +145,7 @@ def frames(path):
             f"{path} is a video, which is not decoded here: {MAKE_FRAMES.format(path.name)}."
         )
     with _named(path), open_file(path) as image:
-        _check_pixels(image)
+        check_pixels(image)
         with open(path, "rb") as file:
             headers.check_frames(file)
         # The other pictures of a camera's JPEG ("MPO") are previews of the first.
@@ -277,11 +286,11 @@ def _check_image(image):
 def _check_mask(image):
     if image.mode not in _MASK_MODES:
         raise Refused(
-            f"is a mask of mode {image.mode!r}. Masks must hold class ids: a gray or palette PNG, "
-            "not colors."
+            f"is a mask of mode {image.mode!r}. Masks must hold class ids: a gray or palette PNG. "
+            "Colors are read with a file that gives those of the classes: see the data set folder."
         )
     facts = image.info.get(_FACTS, Facts())
-    if facts.lossy:
+    if is_lossy(image):
         raise Refused(
             f"is a mask of the format {image.format}, whose compression changes ids. Write masks "
             "as PNG from where they were made: what is lost does not come back."
@@ -291,6 +300,11 @@ def _check_mask(image):
             f"is a mask of {facts.scaled}, of which Pillow makes other numbers than it holds. Save "
             "it as a gray PNG of 8 bits."
         )
+
+
+def is_lossy(image):
+    """Whether pixels of an image of `open_file` may differ from those that were saved."""
+    return image.info.get(_FACTS, Facts()).lossy
 
 
 def image_size(source):
@@ -306,7 +320,7 @@ def mask_size(source):
 def _size(source, check):
     with _named(source), header(source) as image:
         check(image)
-        _check_pixels(image)
+        check_pixels(image)
         return size_of(image)
 
 
@@ -315,7 +329,7 @@ def _open(source, check, mode=None):
     if any."""
     with _named(source), opened(source) as image:
         check(image)
-        _check_pixels(image)
+        check_pixels(image)
         image = upright(image)
         return image if mode is None else image.convert(mode)
 
@@ -340,8 +354,8 @@ def _named(source):
         raise UnreadableError(f"{source} can't be read as an image: {reason}.") from error
 
 
-def _check_pixels(image):
-    """Pillow itself refuses twice its limit, and only warns above it."""
+def check_pixels(image):
+    """Refuses more pixels than Pillow's limit. (Pillow refuses twice that, and else only warns.)"""
     limit, (width, height) = Image.MAX_IMAGE_PIXELS, image.size
     if limit is not None and width * height > limit:
         raise Refused(

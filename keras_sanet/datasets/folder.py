@@ -1,84 +1,198 @@
-"""Your own images: a folder with `images/`, `masks/` and `classes.txt`.
+"""Your own images and masks in a folder, with a file that names the classes.
 
-`images/street.jpg` has its mask in `masks/street.png`, a gray or palette PNG of class ids, 255 =
-void; `listing.pair` says which other names will do. Splits are sub-folders of the same name in both
-(`images/train`, `masks/train`, ...); without sub-folders, every fifth image in order of the names
-is "val" and the others "train".
+| images | masks | |
+|---|---|---|
+| `images/street.jpg` | `masks/street.png` (or `labels/`, `annotations/`) | |
+| `images/train/street.jpg` | `masks/train/street.png` | splits |
+| `train/images/street.jpg` | `train/masks/street.png` | splits |
+| `street.jpg` | `street_mask.png` beside it | also in `train/`, as Roboflow exports masks |
+| `JPEGImages/street.jpg` | `SegmentationClass/street.png` | CVAT's "Segmentation mask 1.1" |
 
-`classes.txt` has a line a class, in order of the ids from 0: its name, or its name and color as
-`name,red,green,blue`. A class named void is not learnt: its id becomes 255. `#` starts a comment.
+`listing.pair` says which names a mask may have. CVAT's splits are `ImageSets/Segmentation/*.txt`.
+Without splits every fifth image in order of the names is "val" and the others "train".
+
+The classes are in `classes.txt`, a line a class: its name, or `name,red,green,blue`; `class_files`
+says which other files will do. Masks are gray, with class ids, 255 = void; or in the colors of the
+classes, see `colors`. Masks of two values, 0 and 255 or of one bit, show one class and background:
+the file names that class, or background and it.
 """
 
-import re
+import dataclasses
 from pathlib import Path
 
+import numpy as np
+
+from keras_sanet.datasets import class_files
+from keras_sanet.datasets.colors import ColorTable
 from keras_sanet.datasets.dataset import Dataset
-from keras_sanet.datasets.files import VOID, read_text
+from keras_sanet.datasets.files import MASK_SUFFIXES, VOID, image_suffixes, open_mask, read_text
 from keras_sanet.datasets.info import distinct_color
-from keras_sanet.datasets.listing import divide, outside, pair
+from keras_sanet.datasets.listing import (
+    divide,
+    folders_of,
+    outside,
+    pair,
+    pair_beside,
+    pair_names,
+    split_name,
+)
+
+_MASK_FOLDERS = ("masks", "labels", "annotations")
+_LOOKED_AT = 20  # masks, to tell whether they have two values
+_VOC = "ImageSets/Segmentation"
 
 
-def load(root):
+def load(root, *, tolerance=0):
     """Reads the folder that the docstring of this module describes.
 
     Args:
         root: the folder.
+        tolerance: largest difference, 0..255, of a red, green or blue in a mask from the color of
+            its class. Above 0 masks may be JPEG files, too; 30 or so serves them.
 
     Returns:
         `Dataset`.
+
+    Raises:
+        FileNotFoundError: a file or folder is not there, or an image has no mask.
+        FileError: the file of the classes is not as it should be.
+        ValueError: a mask would do for several images, or the other way round.
     """
-    root = Path(root)
-    names, palette, ids = _read_classes(root / "classes.txt")
-    images, masks = root / "images", root / "masks"
-    for folder in (images, masks):
-        if not folder.is_dir():
-            raise FileNotFoundError(
-                f"There is no folder {folder}. A data set of one's own has images/, masks/ and "
-                "classes.txt."
-            )
-    parts = sorted(p.name for p in images.iterdir() if p.is_dir() and not p.name.startswith("."))
-    left_out = {}
-    if parts:
-        splits = {part: pair(images / part, masks / part, left_out) for part in parts}
-        outside(images, parts, left_out)
-        outside(masks, parts, left_out)
-    else:
-        splits = divide(pair(images, masks, left_out))
-    return Dataset(root.name, names, palette, splits, ids, left_out=left_out)
+    root, left_out = Path(root), {}
+    classes = _read_classes(root)
+    suffixes = image_suffixes() if tolerance else MASK_SUFFIXES
+    splits = _find(root, suffixes, left_out)
+    if None in splits:
+        splits = divide(splits[None])
+    names = {file_id: (classes.names + ["void"])[i if i != VOID else -1]
+             for file_id, i in classes.ids.items()}  # fmt: skip
+    table = ColorTable(classes.colors, classes.ids, names, tolerance)
+    dataset = Dataset(
+        root.name,
+        classes.names,
+        classes.palette,
+        splits,
+        classes.ids,
+        left_out=left_out,
+        color_table=table,
+    )
+    return _as_binary(dataset) or dataset
 
 
-def _read_classes(path):
-    """Names, colors, and the dict from id in the files to class id."""
-    if not path.is_file():
+def _read_classes(root):
+    """The `Classes` of the folder or, where they say the same, of its splits."""
+    file = class_files.find(root)
+    if file is not None:
+        return class_files.read(file)
+    files = [file for folder in folders_of(root) if (file := class_files.find(folder))]
+    if not files:
         raise FileNotFoundError(
-            f"There is no file {path}. It has a line a class, in order of the ids: its name, or "
-            "name,red,green,blue."
+            f"There is no file {root / 'classes.txt'}. It has a line a class, in order of the ids: "
+            f"its name, or name,red,green,blue. {', '.join(class_files.NAMES[1:])} will do, too."
         )
-    lines = [line.partition("#")[0].strip() for line in read_text(path).splitlines()]
-    lines = [line for line in lines if line]
-    names, palette, ids = [], [], {VOID: VOID}
-    for file_id, line in enumerate(lines):
-        name, *color = (part.strip() for part in line.split(","))
-        if not name:
-            raise ValueError(f"{path}: {line!r} has no name.")
-        if name.lower() == "void":
-            ids[file_id] = VOID
-            continue
-        ids[file_id] = len(names)
-        names.append(name)
-        palette.append(_parse_color(color, path, line) if color else distinct_color(file_id))
-    if not names:
-        raise ValueError(f"{path} names no class.")
-    if len(lines) > VOID:
-        raise ValueError(f"{path} has {len(lines)} classes; 255 are the most, 255 being void.")
-    return names, palette, ids
+    first, *others = (class_files.read(file) for file in files)
+    for other in others:
+        if (other.names, other.ids, other.colors) != (first.names, first.ids, first.colors):
+            raise ValueError(
+                f"{first.file} and {other.file} differ, and must name the same classes."
+            )
+    return first
 
 
-def _parse_color(parts, path, line):
-    if len(parts) == 3 and all(re.fullmatch("[0-9]{1,3}", part) for part in parts):
-        color = tuple(int(part) for part in parts)
-        if max(color) < 256:
-            return color
-    raise ValueError(
-        f"{path}: {line!r} must be a name, or name,red,green,blue with numbers in 0..255."
+def _find(root, suffixes, left_out):
+    """Dict from a split to samples; from None where there are no splits."""
+    if (root / _VOC).is_dir():
+        return _find_listed(root, suffixes, left_out)
+    if (root / "images").is_dir():
+        masks = _mask_folder(root)
+        parts = [folder.name for folder in folders_of(root / "images")]
+        if not parts:
+            return {None: pair(root / "images", masks, left_out, suffixes)}
+        for folder in (root / "images", masks):
+            outside(folder, parts, left_out)
+        return _by_split(
+            (part, pair(root / "images" / part, masks / part, left_out, suffixes)) for part in parts
+        )
+    parts = [folder for folder in folders_of(root) if (folder / "images").is_dir()]
+    if parts:
+        return _by_split(
+            (part.name, pair(part / "images", _mask_folder(part), left_out, suffixes))
+            for part in parts
+        )
+    beside = {folder: pair_beside(folder, left_out, suffixes) for folder in folders_of(root)}
+    if any(beside.values()):
+        return _by_split((folder.name, pairs) for folder, pairs in beside.items() if pairs)
+    if pairs := pair_beside(root, left_out, suffixes):
+        return {None: pairs}
+    raise FileNotFoundError(
+        f"There is no folder {root / 'images'}. A data set of one's own has images/ and masks/, "
+        "here or in folders such as train/ and val/; or masks beside the images, street_mask.png "
+        "beside street.jpg."
+    )
+
+
+def _by_split(found):
+    splits = {}
+    for name, samples in found:
+        splits.setdefault(split_name(name), []).extend(samples)
+    return splits
+
+
+def _mask_folder(root):
+    there = [root / name for name in _MASK_FOLDERS if (root / name).is_dir()]
+    if not there:
+        raise FileNotFoundError(
+            f"There is no folder {root / 'masks'}. A data set of one's own has images/, masks/ and "
+            "classes.txt."
+        )
+    if len(there) > 1:
+        raise ValueError(f"{root} holds {' and '.join(p.name for p in there)}. Keep one of them.")
+    return there[0]
+
+
+def _find_listed(root, suffixes, left_out):
+    """The splits of lists of names."""
+    splits = {}
+    for file in sorted((root / _VOC).glob("*.txt")):
+        names = [name for name in read_text(file).splitlines() if name.strip()]
+        folders = root / "JPEGImages", root / "SegmentationClass"
+        samples = pair_names(file, names, *folders, suffixes)
+        splits[None if file.stem.lower() == "default" else split_name(file.stem)] = samples
+    if len(splits) > 1 and None in splits:
+        splits["default"] = splits.pop(None)
+    if not splits:
+        raise FileNotFoundError(f"{root / _VOC} holds no list of images, such as train.txt.")
+    return splits
+
+
+def _as_binary(dataset):
+    """The data set with 0 as background and the masks' other value as the one class, where they
+    have those two values; else None."""
+    if dataset.num_classes > 2:
+        return None
+    samples = [sample for group in dataset.splits.values() for sample in group]
+    step = max(1, len(samples) // _LOOKED_AT)
+    found = set()
+    for sample in samples[::step][:_LOOKED_AT]:
+        try:
+            found.update(np.unique(open_mask(dataset.mask_of(sample))).tolist())
+        except (OSError, ValueError):
+            continue  # whoever reads it next is told
+    one_class = dataset.num_classes == 1
+    if found != {0, 255} and not (one_class and found == {0, 1}):
+        return None
+    names, palette = dataset.class_names, dataset.palette
+    if one_class:
+        names, palette = ["background", *names], [(0, 0, 0), palette[0]]
+        if palette[1] == palette[0]:
+            palette[1] = distinct_color(0)
+    value = max(found)
+    said = f"0 in the masks is {names[0]}, and {value} is {names[1]}"
+    return dataclasses.replace(
+        dataset,
+        class_names=names,
+        palette=palette,
+        class_ids={0: 0, int(value): 1},
+        notes=[f"{said}: they hold these two values alone."],
+        hint=f"The first ones hold 0 and {value} alone, so {said}.",
     )

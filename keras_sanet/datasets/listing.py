@@ -26,6 +26,9 @@ _MASK_WORDS = (
 )
 _IMAGE_WORDS = "image|images|img|leftimg8bit|rgb|sat|photo"
 _WORDS = f"{_MASK_WORDS}|{_IMAGE_WORDS}"
+_SPLITS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+_MASK_AT_END = re.compile(rf"(?<=.)[-_. ]({_MASK_WORDS}|l)$")
+_MASK_AT_START = re.compile(rf"^({_MASK_WORDS})[-_. ](?=.)")
 _AT_END = re.compile(rf"(?<=.)[-_. ]({_WORDS}|l)$")
 _AT_START = re.compile(rf"^({_WORDS})([-_. ]|(?=[0-9]))(?=.)")
 
@@ -127,7 +130,18 @@ def warn(source, left_out):
         warnings.warn(text, LeftOutWarning, stacklevel=3)
 
 
-def pair(images, masks, left_out):
+def folders_of(folder):
+    """The folders in a folder, sorted by name; hidden ones are none."""
+    there = folder.iterdir() if folder.is_dir() else ()
+    return sorted(path for path in there if path.is_dir() and not path.name.startswith("."))
+
+
+def split_name(folder):
+    """The split that a folder or list of this name is: "valid" is "val"."""
+    return _SPLITS.get(folder.lower(), folder)
+
+
+def pair(images, masks, left_out, suffixes=MASK_SUFFIXES):
     """Pairs the images of a folder with their masks in another.
 
     The mask of x.jpg is x.png, or another lossless file of the same name. Where there is none it is
@@ -138,6 +152,7 @@ def pair(images, masks, left_out):
         images: the folder of the images.
         masks: the folder of the masks.
         left_out: dict from a reason to paths, which gets the files that are in no sample.
+        suffixes: of the files that may be masks.
 
     Returns:
         List of `Sample`.
@@ -148,15 +163,97 @@ def pair(images, masks, left_out):
     """
     image_files = find_images(images, left_out)
     unread = {}
-    mask_files = _list(masks, MASK_SUFFIXES, unread)
+    mask_files = _list(masks, suffixes, unread)
     found = _match(image_files, mask_files)
     missing = [image for image in image_files if image not in found]
     if missing:
-        raise FileNotFoundError(_not_found(missing, len(image_files), images, masks, unread))
+        raise FileNotFoundError(
+            _not_found(missing, len(image_files), images, masks, unread, mask_files)
+        )
     _add(unread, left_out)
     used = set(found.values())
     _add({UNUSED: [mask for mask in mask_files if mask not in used]}, left_out)
     return [Sample(image, found[image]) for image in image_files]
+
+
+def pair_beside(folder, left_out, suffixes=MASK_SUFFIXES):
+    """Pairs the images of a folder with their masks beside them.
+
+    Masks are x_mask.png, mask_x.png and the like of x.jpg; where there are none, x.png of x.jpg.
+
+    Args:
+        folder: the folder.
+        left_out: as for `pair`.
+        suffixes: likewise.
+
+    Returns:
+        List of `Sample`; empty where the folder holds no mask.
+
+    Raises:
+        FileNotFoundError: for an image without a mask, where others have one.
+        ValueError: as `pair`.
+    """
+    others = {}
+    files = _list(folder, image_suffixes(), others)
+    stems = {stem for path in files for stem in _forms(path.stem, path.name)}
+    masks = []
+    for path in files:
+        stem = path.stem.casefold()
+        forms = {_MASK_AT_END.sub("", stem), _MASK_AT_START.sub("", stem)} - {stem}
+        if path.suffix.lower() in suffixes and forms & stems:
+            masks.append(path)
+    if not masks:
+        lossy = {path.stem for path in files if path.suffix.lower() not in MASK_SUFFIXES}
+        masks = [p for p in files if p.suffix.lower() in MASK_SUFFIXES and p.stem in lossy]
+    if not masks:
+        return []
+    images = [path for path in files if path not in set(masks)]
+    found = _match(images, masks)
+    missing = [image for image in images if image not in found]
+    if missing:
+        raise FileNotFoundError(_not_found(missing, len(images), folder, folder, {}, masks))
+    _add(others, left_out)
+    used = set(found.values())
+    _add({UNUSED: [mask for mask in masks if mask not in used]}, left_out)
+    return [Sample(image, found[image]) for image in images]
+
+
+def pair_names(file, names, images, masks, suffixes=MASK_SUFFIXES):
+    """Pairs the images and masks that a list names, without their suffixes.
+
+    Args:
+        file: the list, for messages.
+        names: its names, with folders, if any.
+        images: the folder of the images.
+        masks: the folder of the masks.
+        suffixes: of the files that may be masks.
+
+    Returns:
+        List of `Sample`.
+
+    Raises:
+        FileNotFoundError: a file is not there; it says whether images or masks are missing.
+    """
+    if not images.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {images}, with the images that {file} lists. Export them too: "
+            'in CVAT with "save images".'
+        )
+    found = []
+    for folder, allowed in ((images, image_suffixes()), (masks, suffixes)):
+        there = {
+            path.relative_to(folder).with_suffix("").as_posix(): path
+            for path in visible_files(folder)
+            if path.suffix.lower() in allowed
+        }
+        missing = [name for name in names if name not in there]
+        if missing or not names:
+            raise FileNotFoundError(
+                f"{len(missing)} of {len(names)} files that {file} lists are not in {folder}: "
+                f"{', '.join(missing[:3])}."
+            )
+        found.append([there[name] for name in names])
+    return [Sample(*paths) for paths in zip(*found)]
 
 
 def divide(samples):
@@ -248,13 +345,16 @@ def _forms(*names):
     return found
 
 
-def _not_found(missing, count, images, masks, unread):
+def _not_found(missing, count, images, masks, unread, mask_files=()):
     """The text of an error."""
     image = missing[0]
     text = (
         f"{len(missing)} of {count} images of {images} have no mask of the same name and .png in "
         f"{masks}. The first: {image.name} (looked for {masks / f'{image.stem}.png'} and the like)."
     )
+    if mask_files:
+        names = ", ".join(path.name for path in mask_files[:3])
+        text += f" The masks there are {names}{', ...' * (len(mask_files) > 3)}."
     others = [path for paths in unread.values() for path in paths]
     lossy = [path for path in others if path.suffix.lower() in image_suffixes()]
     if lossy:
