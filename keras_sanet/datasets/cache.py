@@ -37,13 +37,13 @@ def cached(dataset, folder):
     except OSError as error:  # a file in its place
         raise _unwritable(folder, error) from error
 
-    def keep(source, kind):
+    def keep(source, kind, image=""):
         file = source.file if isinstance(source, Frame) else source
-        return _Cached(file, source.stem, source, folder, kind)
+        return _Cached(file, source.stem, source, folder, kind, str(image))
 
     splits = {
         split: [
-            Sample(keep(s.image, "image"), s.mask and keep(dataset.mask_of(s), "mask"))
+            Sample(keep(s.image, "image"), s.mask and keep(dataset.mask_of(s), "mask", s.image))
             for s in samples
         ]
         for split, samples in dataset.splits.items()
@@ -56,6 +56,7 @@ class _Cached(Frame):
     source: object
     folder: Path
     kind: str
+    image: str  # of a mask
 
     def __str__(self):
         return str(self.source)
@@ -83,7 +84,7 @@ class _Cached(Frame):
         if isinstance(self.source, Frame):
             status, name = os.stat(self.file), str(self.source).replace(str(self.file), "", 1)
             of_file = (str(self.file.resolve()), name, status.st_size, status.st_mtime_ns)
-            digest.update((repr(of_file) + self.source.identity()).encode())
+            digest.update(f"{of_file} {self.image} {self.source.identity()}".encode())
         else:
             digest.update(Path(self.source).read_bytes())
         return digest.hexdigest()

@@ -67,8 +67,8 @@ def read(path):
             raise FileError(f"{path}: the class of id {file_id} has no name.")
         if file_id >= VOID:
             raise FileError(
-                f"{path} has {len(classes)} classes, one of id {file_id}; 255 classes are the most, "
-                "255 being void."
+                f"{path} has {len(classes)} classes, one of id {file_id}; 255 classes are the "
+                "most, the id 255 being void."
             )
         if file_id in ids:
             raise FileError(f"{path} names the id {file_id} twice.")

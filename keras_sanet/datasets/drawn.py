@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from keras_sanet.datasets.class_files import VOID_NAMES
 from keras_sanet.datasets.files import VOID, Frame
 
+_FARTHEST = 1_000_000  # pixels
 OVERLAPS = ("later", "smaller", "void")
 
 
@@ -68,9 +69,9 @@ class Polygon(Shape):
         mask = np.zeros(size[::-1], bool)
         if mask.size:
             for part in self.parts:
-                mask |= fill(np.asarray(part, "float64") - (left, top), *size)
+                mask |= fill(np.asarray(part, "float64"), left, top, *size)
             for hole in self.holes:
-                mask &= ~fill(np.asarray(hole, "float64") - (left, top), *size)
+                mask &= ~fill(np.asarray(hole, "float64"), left, top, *size)
         return left, top, mask
 
 
@@ -121,16 +122,17 @@ class DrawnMask(Frame):
     def open(self):
         """The mask; its `info["overlapped"]` is the number of pixels of several shapes."""
         width, height = self.size
-        drawn = [(shape.class_id, *shape.draw(width, height)) for shape in self.shapes]
-        if self.overlap == "smaller":
-            drawn.sort(key=lambda shape: -np.count_nonzero(shape[3]))
         ids = np.full((height, width), self.background, "uint8")
-        covered, twice = np.zeros(ids.shape, bool), np.zeros(ids.shape, bool)
-        for class_id, left, top, mask in drawn:
+        least = np.full(ids.shape, np.iinfo("int64").max)  # pixels of the shape that has a pixel
+        twice = np.zeros(ids.shape, bool)
+        for shape in self.shapes:
+            left, top, mask = shape.draw(width, height)
             there = slice(top, top + mask.shape[0]), slice(left, left + mask.shape[1])
-            ids[there][mask] = class_id
-            twice[there] |= covered[there] & mask
-            covered[there] |= mask
+            twice[there] |= mask & (least[there] < np.iinfo("int64").max)
+            pixels = np.count_nonzero(mask)
+            on_top = mask & (pixels <= least[there]) if self.overlap == "smaller" else mask
+            ids[there][on_top] = shape.class_id
+            least[there][on_top] = pixels
         if self.overlap == "void":
             ids[twice] = VOID
         image = Image.fromarray(ids)
@@ -150,12 +152,14 @@ def label_ids(labels, background):
     Args:
         labels: names in order of the ids. "void" and "__ignore__" become void.
         background: name of the class of the pixels of no shape, which comes first if it is none of
-            the labels; None for void.
+            the labels; None or "void" for void.
 
     Returns:
         List of class names, dict from a label to its id, and the id of the background.
     """
     names = list(dict.fromkeys(label for label in labels if label.lower() not in VOID_NAMES))
+    if background is not None and background.lower() in VOID_NAMES:
+        background = None
     if background is not None and background not in names:
         names.insert(0, background)
     ids = {name: class_id for class_id, name in enumerate(names)}
@@ -167,14 +171,18 @@ def points_of(numbers, source):
     """Array (points, 2) of the numbers x, y, x, y, ... or of pairs of them.
 
     Raises:
-        ShapeError: they are no such numbers, or not finite, or beyond 1e6 pixels.
+        ShapeError: they are no such numbers, or not finite, or too large.
     """
     try:
-        points = np.asarray(numbers, "float64").reshape(-1, 2)
-    except (TypeError, ValueError):
-        raise ShapeError(f"{source} must be pairs of numbers x, y") from None
-    if not (np.abs(points) <= 1e6).all():
-        raise ShapeError(f"{source} must be finite numbers of pixels")
+        points = np.asarray(numbers, "float64")
+    except (TypeError, ValueError, OverflowError):
+        points = np.empty((1, 1, 1))
+    if points.ndim == 1 and len(points) % 2 == 0:
+        points = points.reshape(-1, 2)
+    if points.ndim != 2 or points.shape[1] != 2:
+        raise ShapeError(f"{source} must be pairs of numbers x, y")
+    if not (np.abs(points) <= _FARTHEST).all():
+        raise ShapeError(f"{source} must be finite numbers of pixels, {_FARTHEST:,} at most")
     return points
 
 
@@ -230,41 +238,46 @@ def coco_counts(text):
     return counts
 
 
-def _fill_as_pillow(points, width, height):
+def _fill_as_pillow(points, left, top, width, height):
     image = Image.new("1", (width, height))
     if len(points) > 1:
-        ImageDraw.Draw(image).polygon(list(map(tuple, points.tolist())), fill=1, outline=1)
+        ImageDraw.Draw(image).polygon(
+            list(map(tuple, (points - (left, top)).tolist())), fill=1, outline=1
+        )
     return np.asarray(image)
 
 
-def _fill_as_coco(points, width, height):
-    """pycocotools' rule: the outline on a grid five times as fine, and a change of inside and
-    outside in each column of centers below where it passes."""
+def _fill_as_coco(points, left, top, width, height):
+    """pycocotools' rule: on a grid five times as fine, each column of centers changes between
+    outside and inside below where the outline passes it."""
     if len(points) < 3:
         return np.zeros((height, width), bool)
     corners = np.trunc(5 * points + 0.5).astype("int64")
-    starts, ends = corners, np.roll(corners, -1, axis=0)
-    span = np.abs(ends - starts)
+    ends = np.roll(corners, -1, axis=0)
+    span = np.abs(ends - corners)
     steep = span[:, 0] < span[:, 1]
-    long = np.where(steep, 1, 0)  # the axis that goes in steps of one
-    row = np.arange(len(corners))
-    backward = starts[row, long] > ends[row, long]
-    first = np.where(backward[:, None], ends, starts)
-    last = np.where(backward[:, None], starts, ends)
-    length = span.max(1)
-    slope = (last - first)[row, 1 - long] / np.maximum(length, 1)
-    edge = np.repeat(row, length + 1)
-    step = np.arange(len(edge)) - np.repeat(np.cumsum(length + 1) - length - 1, length + 1)
-    step = np.where(backward[edge], length[edge] - step, step)
-    along = first[edge, long[edge]] + step
-    across = np.trunc(first[edge, 1 - long[edge]] + slope[edge] * step + 0.5).astype("int64")
-    x = np.where(steep[edge], across, along)
-    y = np.where(steep[edge], along, across)
-    moved = np.flatnonzero(np.diff(x))
-    column = (np.minimum(x[moved], x[moved + 1]) + 0.5) / 5 - 0.5
-    inside = (column == np.floor(column)) & (column >= 0) & (column <= width - 1)
-    line = (np.minimum(y[moved], y[moved + 1]) + 0.5) / 5 - 0.5
-    line = np.ceil(np.clip(line, 0, height)).astype("int64")[inside]
-    changes = np.bincount(column[inside].astype("int64") * height + line, minlength=1)
-    changes = np.pad(changes, (0, max(0, width * height - len(changes))))[: width * height]
-    return (np.cumsum(changes) % 2 == 1).reshape((height, width), order="F")
+    axis = np.where(steep, 1, 0)[:, None]  # the one that goes in steps of 1
+    backward = np.take_along_axis(corners > ends, axis, 1)
+    starts, ends = np.where(backward, ends, corners), np.where(backward, corners, ends)
+    slope = np.take_along_axis(ends - starts, 1 - axis, 1)[:, 0] / np.maximum(span.max(1), 1)
+    # The outline passes column c between 5 c + 2 and 5 c + 3.
+    low, high = np.minimum(starts, ends)[:, 0], np.maximum(starts, ends)[:, 0]
+    first = np.clip(-(-(low - 2) // 5), left, left + width)
+    count = np.maximum(np.clip((high - 3) // 5 + 1, left, left + width) - first, 0)
+    edge = np.repeat(np.arange(len(corners)), count)
+    column = np.arange(len(edge)) + np.repeat(first - np.cumsum(count) + count, count)
+    steep, slope, (x, y) = steep[edge], slope[edge], starts[edge].T
+    step = 5 * column + 2 - x
+    line = np.minimum(*(np.trunc(y + slope * (step + i) + 0.5) for i in (0, 1)))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        step = np.where(steep, np.ceil((5 * column + 2.5 - x) / slope), 0)
+
+    def is_past(step):
+        passed = np.trunc(x + slope * step + 0.5)
+        return np.where(slope > 0, passed >= 5 * column + 3, passed <= 5 * column + 2)
+
+    step += np.where(is_past(step - 1), -1, np.where(is_past(step), 0, 1))  # rounding
+    line = np.where(steep, y + step - 1, line)
+    line = np.ceil(np.clip((line + 0.5) / 5 - 0.5 - top, 0, height)).astype("int64")
+    changes = np.bincount((column - left) * height + line, minlength=width * height)
+    return (np.cumsum(changes[: width * height]) % 2 == 1).reshape((height, width), order="F")
