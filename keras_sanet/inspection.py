@@ -176,7 +176,9 @@ class Inspection:
                 notes.append(f"{text} Or is that a class one pixel wide?")
         palettes = sum(f.mode == "P" or f.by_color is False for f in findings)
         if palettes:
-            notes.append(f"{palettes} masks have a palette or colors that are ids; these are taken.")
+            notes.append(
+                f"{palettes} masks have a palette or colors that are ids; these are taken."
+            )
         if colors := sum(f.by_color is True for f in findings):
             notes.append(f"{colors} masks are read by the colors of the classes.")
         turned = [finding.sample.image for finding in findings if finding.orientation != 1]
