@@ -32,10 +32,12 @@ from keras_sanet._files import replacing
 from keras_sanet._labels import classes_of, gives_probabilities
 from keras_sanet._progress import track
 from keras_sanet.backbones.preprocessing import statistics
+from keras_sanet.datasets import prelabels
 from keras_sanet.datasets.files import VOID, Frame, read_image
 from keras_sanet.datasets.listing import find_images
 
 WRITABLE = ("mask", "color", "overlay", "probabilities")
+LABELS = tuple(prelabels.WRITERS)  # of annotation tools
 
 
 def predict_probabilities(
@@ -141,7 +143,8 @@ def predict_files(
         images: paths of images, or a folder of them.
         output: folder to write into, made where it is missing.
         write: which of `WRITABLE`: "mask", ids of the classes; "color", their colors; "overlay",
-            these over the image (all PNG); "probabilities", with the class names (NPZ).
+            these over the image (all PNG); "probabilities", with the class names (NPZ); and one of
+            `LABELS`, to be corrected in that tool: "coco", "labelme" or "cvat".
         label_ids: function from a mask of class ids to the ids that are written, such as
             `datasets.cityscapes.label_ids`; None: the class ids.
         verbose: whether to show a progress bar; "auto": on a terminal.
@@ -158,9 +161,9 @@ def predict_files(
     if isinstance(images, (str, Path)):
         images = find_images(images)
     images = [Path(image) if isinstance(image, str) else image for image in images]
-    unknown = sorted(set(write) - {*WRITABLE})
-    if unknown:
-        raise ValueError(f"`write` must be of {', '.join(WRITABLE)}. Received: {unknown}.")
+    if unknown := sorted(set(write) - {*WRITABLE, *LABELS}):
+        known = ", ".join((*WRITABLE, *LABELS))
+        raise ValueError(f"`write` must be of {known}. Received: {unknown}.")
     stems = collections.Counter(image.stem for image in images)
     twice = sorted(stem for stem, count in stems.items() if count > 1)
     if twice:
@@ -168,31 +171,45 @@ def predict_files(
             f"Images of one name would overwrite each other's results: {', '.join(twice)}. "
             "Predict them into different folders."
         )
+    labels = [kind for kind in write if kind in LABELS]
+    if len(labels) > 1:
+        raise ValueError(f"`write` may hold one of {', '.join(labels)} at a time.")
     layer = next((x for x in getattr(model, "layers", ()) if x.name == "logits"), None)
     palette, names = getattr(layer, "palette", None), getattr(layer, "class_names", None)
+    if labels and (names is None or any(isinstance(image, Frame) for image in images)):
+        raise ValueError(
+            f"`write` has {labels[0]}, which needs images in files of their own, and a model with "
+            f"`class_names`. Class names: {names}."
+        )
     output, written = Path(output), []
     output.mkdir(parents=True, exist_ok=True)
-    for source in track(images, "Predicting", verbose):
-        image = read_image(source)
-        with named(source):
-            probabilities = _predict(model, image, **mode)
-        mask = mask_of(probabilities)
-        if palette is None and {"color", "overlay"} & set(write):
-            palette = visualization.palette(classes_of(probabilities.shape[-1]))
-        for kind in write:
-            suffix = "npz" if kind == "probabilities" else "png"
-            written.append(output / f"{source.stem}_{kind}.{suffix}")
-            with replacing(written[-1]) as path:
-                if kind == "probabilities":
-                    np.savez(path, probabilities=probabilities, class_names=names or [])
-                    continue
-                if kind == "mask":
+
+    def predicted():
+        for source in track(images, "Predicting", verbose):
+            image = read_image(source)
+            with named(source):
+                probabilities = _predict(model, image, **mode)
+            mask = mask_of(probabilities)
+            colors = palette or visualization.palette(classes_of(probabilities.shape[-1]))
+            for kind in [kind for kind in write if kind in WRITABLE]:
+                suffix = "npz" if kind == "probabilities" else "png"
+                written.append(output / f"{source.stem}_{kind}.{suffix}")
+                with replacing(written[-1]) as path:
+                    if kind == "probabilities":
+                        np.savez(path, probabilities=probabilities, class_names=names or [])
+                        continue
                     picture = label_ids(mask) if label_ids else mask
-                elif kind == "color":
-                    picture = visualization.color_mask(mask, palette)
-                else:
-                    picture = visualization.overlay(image, mask, palette)
-                Image.fromarray(picture).save(path)
+                    if kind != "mask":
+                        picture = visualization.color_mask(mask, colors)
+                    if kind == "overlay":
+                        picture = visualization.overlay(image, mask, colors)
+                    Image.fromarray(picture).save(path)
+            yield source, mask.astype("uint8")
+
+    if labels:
+        written += prelabels.write(labels[0], output, predicted(), names, palette)
+    else:
+        collections.deque(predicted(), maxlen=0)
     return written
 
 

@@ -4,14 +4,17 @@ import collections
 import concurrent.futures
 import dataclasses
 import hashlib
+import itertools
 import os
 
 import numpy as np
 from PIL import Image
 
+from keras_sanet import _duplicates
 from keras_sanet._progress import track
 from keras_sanet._tables import html_lines, html_table
 from keras_sanet.datasets.dataset import describe_ids, describe_sizes
+from keras_sanet.datasets.drawn import DrawnMask
 from keras_sanet.datasets.files import (
     VOID,
     open_image,
@@ -30,6 +33,14 @@ _SPLIT_TITLES = ("split", "samples", "official", "sizes (width x height)")
 _STRAY = 1e-3  # share of the pixels below which an id is a stray one
 
 
+# Which shape has a pixel of several, by `DrawnMask.overlap`.
+_ON_TOP = {
+    "later": "of which the later one has them",
+    "smaller": "of which the smaller one has them",
+    "void": "and are void",
+}
+
+
 @dataclasses.dataclass
 class _Finding:
     """What one sample holds."""
@@ -41,6 +52,8 @@ class _Finding:
     ids: np.ndarray = None  # in the mask file
     pixels: np.ndarray = None  # of each of them
     digest: bytes = None  # of the image's pixels
+    thumbnail: np.ndarray = None  # of the image
+    overlapped: int = 0  # pixels of several shapes, of a mask that is drawn
     between: frozenset = frozenset()  # ids along the edges, if the mask looks interpolated
     orientation: int = 1  # EXIF's, of the image
     several: bool = False  # whether the image's file holds more pictures
@@ -65,7 +78,7 @@ class Inspection:
 
     def __init__(self, dataset, *, verbose="auto"):
         self.dataset = dataset
-        self.problems, self.notes = [], []
+        self.problems, self.notes = [], [*dataset.notes]
         self.pixels, self._present = {}, {}
         self._findings = {split: [] for split in dataset.splits}
         samples = [(split, s) for split, group in dataset.splits.items() for s in group]
@@ -76,7 +89,6 @@ class Inspection:
         for split in dataset.splits:
             self._check(split, self._findings[split])
         self._compare_splits()
-        self.notes += dataset.notes
         self.notes += [f"left out: {text}." for text in describe(dataset.left_out)]
         if dataset.num_classes == 1:
             self.problems.append(
@@ -181,6 +193,13 @@ class Inspection:
             )
         if colors := sum(f.by_color is True for f in findings):
             notes.append(f"{colors} masks are read by the colors of the classes.")
+        if overlapped := sum(finding.overlapped for finding in findings):
+            share = overlapped / max(1, pixels.sum())
+            rule = next(_drawn(f.sample.mask).overlap for f in findings if f.overlapped)
+            notes.append(f"{share:.2%} of the pixels are of several shapes, {_ON_TOP[rule]}.")
+        bare = [f.sample.image for f in findings if _is_bare(f.sample.mask)]
+        if bare:
+            notes.append(f"{len(bare)} images have no shape, and are background: {_files(bare)}.")
         turned = [finding.sample.image for finding in findings if finding.orientation != 1]
         if turned:
             notes.append(
@@ -265,6 +284,15 @@ class Inspection:
             elif len(group) > 1:
                 self.notes.append(text)
 
+        for one, other in itertools.combinations(groups, 2):
+            if groups[one] & groups[other]:
+                continue  # a union, as above
+            pictures = (
+                [(f.sample.image, f.thumbnail, f.digest) for f in self._findings[split] if f.digest]
+                for split in (one, other)
+            )
+            self.notes += _duplicates.describe(one, other, *pictures)
+
     def __str__(self):
         data = self.dataset
         lines = [f"{data.name}, {data.num_classes} classes", ""]
@@ -317,6 +345,17 @@ class Inspection:
         ]
 
 
+def _drawn(mask):
+    """The `DrawnMask` that a mask is, cached or not; None for another."""
+    mask = getattr(mask, "source", mask)
+    return mask if isinstance(mask, DrawnMask) else None
+
+
+def _is_bare(mask):
+    drawn = _drawn(mask)
+    return drawn is not None and not drawn.shapes
+
+
 def _look(dataset, sample):
     """Decodes a sample and describes it."""
     finding = _Finding(sample)
@@ -325,10 +364,12 @@ def _look(dataset, sample):
         finding.size = image.size
         finding.orientation, finding.several = peculiarities(sample.image)
         finding.digest = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+        finding.thumbnail = _duplicates.thumbnail(image)
         if sample.mask is None:
             return finding
         mask = open_mask(dataset.mask_of(sample))
         finding.mode, finding.by_color = mask.mode, mask.info.get("colors")
+        finding.overlapped = mask.info.get("overlapped", 0)
         ids = np.asarray(mask)
         if mask.size != image.size:
             finding.error = describe_sizes(sample, image.size, mask.size)

@@ -438,6 +438,12 @@ def test_train_into_a_folder_that_is_not_empty_names_the_ways_out(trained, data)
     assert "--output" in error and f"--resume {trained[0]}" in error
 
 
+def test_the_format_of_a_folder_is_told_by_what_lies_in_it(data):
+    code, out, _ = call("inspect", "--data", data)
+    assert code == 0
+    assert "note: read as 'folder', for it holds classes.txt and images." in out
+
+
 def test_train_without_a_data_set_is_an_error():
     code, _, error = call("train", "--backbone", "resnet_tiny")
     assert code == 1

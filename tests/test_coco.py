@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from keras_sanet.datasets import coco
-from keras_sanet.datasets.drawn import coco_counts
 
 CATEGORIES = [
     {"id": 1, "name": "window", "supercategory": ""},
@@ -101,7 +100,7 @@ def test_run_lengths_go_down_the_columns_and_begin_with_background(tmp_path, cou
 @pytest.mark.parametrize(
     "background, names, ids",
     [("other", ["other", "window", "door"], (1, 0)), (None, ["window", "door"], (0, 255)),
-     ("door", ["window", "door"], (0, 1))],
+     ("void", ["window", "door"], (0, 255)), ("door", ["window", "door"], (0, 1))],
 )  # fmt: skip
 def test_the_rest_of_a_picture_is_the_background(tmp_path, background, names, ids):
     save(tmp_path, [annotation()])
@@ -260,9 +259,9 @@ def test_what_is_not_read_is_reported(tmp_path):
     [
         ([[0, 0, 1, 1, 2]], "pairs of numbers"),
         ([[0, 0, 1, float("nan"), 2, 2]], "finite"),
-        ([[0, 0, 1, 10**400, 2, 2]], "too large"),
+        ([[0, 0, 1, 10**400, 2, 2]], "pairs of numbers"),
         ([1, 2, 3, 4, 5, 6], "pairs of numbers"),
-        ([[20, 20, 30, 20, 30, 30]], "in the picture of 12 x 10 .* x 20 to 30"),
+        ([[20, 20, 30, 20, 30, 30]], "outside of its picture of 12 x 10 .* x 20 to 30"),
         ("x", "list of polygons, or run lengths. It is: 'x'"),
         ({"size": [12, 10], "counts": [120]}, r"picture's, \[10, 12\]. It is: \[12, 10\]"),
         ({"counts": [120]}, "It is: None"),
@@ -293,7 +292,7 @@ def test_broken_run_lengths_are_named_when_they_are_drawn(tmp_path, counts):
         (lambda d: d["annotations"][0].update(image_id=[]), "`image_id` must be an integer"),
         (lambda d: d["images"].append(image()), r"images\[1\]: the id 1 is that of images\[0\]"),
         (lambda d: d["images"].append(image(2)), r"images\[1\]: .*a.png is that of images\[0\]"),
-        (lambda d: d["images"][0].update(width=10**9), "more than `PIL.Image.MAX_IMAGE_PIXELS`"),
+        (lambda d: d["images"][0].update(width=10**9), "more than .*`PIL.Image.MAX_IMAGE_PIXELS`"),
         (lambda d: d["images"][0].update(width=0), "`width` must be"),
         (lambda d: d["images"][0].update(file_name="../a.png"), "relative"),
         (lambda d: d["images"][0].update(file_name="%2e%2e/a.png"), "relative"),
@@ -344,73 +343,6 @@ def test_two_files_of_one_split_are_refused(tmp_path):
         save(tmp_path, [], json_at=f"annotations/instances_train{year}.json", beside="images")
     with pytest.raises(ValueError, match="are both 'train'"):
         coco.load(tmp_path)
-
-
-def random_masks():
-    generator = np.random.default_rng(0)
-    coarse = generator.choice([0, 1, 2, 255], (6, 8)).astype("uint8")
-    yield "void.png", np.full((3, 5), 255, "uint8")
-    yield "first.png", np.zeros((3, 5), "uint8")
-    yield "noise.png", generator.choice([0, 1, 2, 255], (31, 17)).astype("uint8")
-    yield "sub/large.png", coarse.repeat(40, 0).repeat(55, 1)
-
-
-def test_masks_that_are_written_are_read_as_they_were(tmp_path):
-    for name, mask in random_masks():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        Image.fromarray(mask).save(tmp_path / name)
-    coco.write(tmp_path / "labels.json", random_masks(), ["other", "door", "window", "unused"])
-    dataset = coco.load(tmp_path, background=None)
-    assert dataset.class_names == ["other", "door", "window", "unused"]
-    found = {s.image.relative_to(tmp_path).as_posix(): dataset.read(s)[1] for s in samples(dataset)}
-    assert found.keys() == dict(random_masks()).keys()
-    assert all((found[name] == mask).all() for name, mask in random_masks())
-
-
-def test_what_is_written_has_area_box_and_the_run_lengths_of_pycocotools(tmp_path):
-    mask = np.full((5, 4), 255, "uint8")
-    mask[1:3, 1:] = mask[4, 3] = 1
-    mask[0, 0] = 0
-    coco.write(tmp_path / "labels.json", [("a.png", mask)], ["hole", "wall"])
-    document = json.loads((tmp_path / "labels.json").read_text("utf-8"))
-    assert [category["id"] for category in document["categories"]] == [1, 2]
-    first, second = document["annotations"]
-    assert (first["category_id"], first["area"], first["bbox"]) == (1, 1, [0, 0, 1, 1])
-    assert (second["category_id"], second["area"], second["bbox"]) == (2, 7, [1, 1, 3, 4])
-    assert second["segmentation"] == {"size": [5, 4], "counts": "623000NO"}
-    assert first["iscrowd"] == second["iscrowd"] == 1
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_the_compressed_string_is_undone(seed):
-    generator = np.random.default_rng(seed)
-    counts = generator.integers(0, 10 ** generator.integers(1, 9), 30).tolist()
-    assert coco_counts(coco._coco_string(counts)) == counts
-
-
-def test_the_compressed_string_is_that_of_pycocotools():
-    reference = pytest.importorskip("pycocotools.mask")
-    for _, mask in random_masks():
-        pixels = mask == 1
-        encoded = reference.encode(np.asfortranarray(pixels.astype("uint8")))["counts"].decode()
-        assert coco._coco_string(coco._runs(pixels)) == encoded
-
-
-@pytest.mark.parametrize(
-    "name, mask, classes, said",
-    [
-        ("a.png", np.zeros((2, 2), "int64"), ["x"], "must be uint8"),
-        ("a.png", np.zeros((2, 2, 1), "uint8"), ["x"], "must be uint8"),
-        ("a.png", np.ones((2, 2), "uint8"), ["x"], "'a.png' holds 1; there are 1"),
-        ("../a.png", np.zeros((2, 2), "uint8"), ["x"], "relative"),
-        ("a.png", np.zeros((2, 2), "uint8"), ["x", "x"], "distinct"),
-        ("a.png", np.zeros((2, 2), "uint8"), ["x", "void"], "no void"),
-    ],
-)
-def test_what_would_not_come_back_is_not_written(tmp_path, name, mask, classes, said):
-    with pytest.raises(ValueError, match=said):
-        coco.write(tmp_path / "labels.json", [(name, mask)], classes)
-    assert list(tmp_path.iterdir()) == []
 
 
 VALUES = [None, -1, 0, 1e308, float("nan"), 10**400, "x", "", [], {}, True, [[[[[]]]]], [[1] * 7]]

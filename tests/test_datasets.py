@@ -63,7 +63,8 @@ def read_first(root):
 def test_names_are_those_that_load_takes():
     public = [info.name for info in datasets.infos()]
     assert public == ["nyuv2", "sunrgbd", "ade20k", "cityscapes", "camvid", "voc"]
-    assert datasets.names() == [*public, "tfds", "folder", "scenes"]
+    tools = ["coco", "labelme", "cvat", "label_studio", "supervisely", "hf"]
+    assert datasets.names() == [*public, "tfds", "folder", "scenes", *tools, "auto"]
 
 
 @pytest.mark.parametrize("info", datasets.infos(), ids=lambda info: info.name)

@@ -20,7 +20,8 @@ SOURCES = {
 }
 # Each may import those before it, and what is in its own folder.
 ORDER = (
-    "version", "_arguments", "_tables", "_progress", "_backend", "_files", "_labels", "layers",
+    "version", "_arguments", "_tables", "_progress", "_duplicates", "_backend", "_files", "_labels",
+    "layers",
     "summary", "_untrusted", "saving", "distribution", "losses", "schedules", "optimizers",
     "metrics",
     "datasets", "recipes", "weights", "visualization", "inspection", "backbones", "models",

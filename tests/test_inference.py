@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 import keras_sanet
-from keras_sanet import visualization
+from keras_sanet import datasets, visualization
 from keras_sanet.inference import (
+    LABELS,
     WRITABLE,
     _starts,
     complete,
@@ -532,6 +533,23 @@ def test_masks_are_written_with_other_ids(pixelwise, rng, tmp_path):
     )
     found = np.array(Image.open(path))
     np.testing.assert_array_equal(found, predict_mask(pixelwise, tmp_path / "a.png") + 100)
+
+
+@pytest.mark.parametrize("format", LABELS)
+def test_masks_are_written_as_labels_of_a_tool_and_read_again(rng, tmp_path, format):
+    model = keras_sanet.FCN(3, "resnet_tiny", filters=4, class_names=["road", "sky", "car"])
+    for i in range(2):
+        Image.fromarray(noise(rng, 33, 40)).save(tmp_path / f"{i}.png")
+    predict_files(model, tmp_path, tmp_path, write=[format])
+    dataset = datasets.load(format, tmp_path, background=None)
+    assert dataset.class_names == ["road", "sky", "car"]
+    for sample in [sample for group in dataset.splits.values() for sample in group]:
+        np.testing.assert_array_equal(dataset.read(sample)[1], predict_mask(model, sample.image))
+
+
+def test_labels_need_class_names(pixelwise, tmp_path):
+    with pytest.raises(ValueError, match="coco, which needs .* `class_names`. Class names: None"):
+        predict_files(pixelwise, [], tmp_path, write=["coco"])
 
 
 def test_images_of_one_name_are_not_written_over_each_other(pixelwise, tmp_path):

@@ -188,7 +188,7 @@ def test_classes_are_the_labels_found_or_those_given(tmp_path):
     dataset = label_studio.load(tmp_path, background=None)
     assert dataset.class_names == ["car"]
     assert set(np.unique(masks(dataset)["street.png"])) == {0, 255}
-    with pytest.raises(FileError, match=r"street.png, result 0 \(rect.*, car\).*none of.*: bus"):
+    with pytest.raises(FileError, match=r"street.png, result 0 \(rect.*, car\).*none of.*bus"):
         label_studio.load(tmp_path, class_names=["bus"])
 
 
@@ -307,9 +307,15 @@ def test_other_results_are_left_out_by_kind(tmp_path):
 
 
 BROKEN = {
-    "outside": (rectangle("car", 101, 0, 5, 5), "lies outside of the picture of 20 x 10"),
-    "not a number": (rectangle("car", float("nan"), 0, 5, 5), "numbers as x, y, width, height"),
-    "a number of 400 digits": (rectangle("car", 10**400, 0, 5, 5), "numbers as x, y, width"),
+    "outside": (rectangle("car", 101, 0, 5, 5), "lies outside of its picture of 20 x 10"),
+    "not a number": (
+        rectangle("car", float("nan"), 0, 5, 5),
+        "x, y, width, height and rotation must be finite",
+    ),
+    "a number of 400 digits": (
+        rectangle("car", 10**400, 0, 5, 5),
+        "x, y, width, height and rotation must be pairs of numbers",
+    ),
     "turned": (
         {**rectangle("car", 0, 0, 5, 5), "image_rotation": 90},
         "turned by 90 degrees .* Turn it back",
@@ -322,7 +328,7 @@ BROKEN = {
         {**rectangle("car", 0, 0, 5, 5), "original_width": 2**40},
         "too large to be decoded",
     ),
-    "points": (result("polygonlabels", "car", points=[[1, 2], [3]]), "pairs of percents"),
+    "points": (result("polygonlabels", "car", points=[[1, 2], [3]]), "`points` must be pairs"),
     "two labels": (
         {**rectangle("car", 0, 0, 5, 5), "value": {"rectanglelabels": ["car", "bus"]}},
         "the labels car, bus, and a pixel has one class",

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from keras_sanet.datasets import labelme
 from keras_sanet.datasets.dataset import Sample
-from keras_sanet.datasets.files import Frame, open_mask
+from keras_sanet.datasets.files import Frame
 
 SIZE = 40, 30
 
@@ -285,12 +285,12 @@ def test_a_folder_of_another_format_is_told(tmp_path):
     "shapes, said",
     [
         ([shape("car", [[50, 3], [60, 3], [60, 8]])], "shape 1 .'car'.: it lies outside"),
-        ([shape("car", [[float("nan"), 3], [10, 3], [10, 8]])], "must be a list of"),
-        ([shape("car", [[1e308, 3], [10, 3], [10, 8]])], "must be a list of|finite"),
-        ([shape("car", [[10**400, 3], [10, 3], [10, 8]])], "must be a list of"),
-        ([shape("car", [[1, 2, 3], [4, 5, 6], [7, 8, 9]])], "must be a list of"),
-        ([shape("car", [["1", "2"]] * 3)], "must be a list of"),
-        ([shape("car", {})], "must be a list of"),
+        ([shape("car", [[float("nan"), 3], [10, 3], [10, 8]])], "must be finite"),
+        ([shape("car", [[1e308, 3], [10, 3], [10, 8]])], "finite"),
+        ([shape("car", [[10**400, 3], [10, 3], [10, 8]])], "must be pairs of"),
+        ([shape("car", [[1, 2, 3], [4, 5, 6], [7, 8, 9]])], "must be pairs of"),
+        ([shape("car", [["1", "2"]] * 3)], "must be pairs of"),
+        ([shape("car", {})], "must be pairs of"),
         ([shape("car", [[1, 1]] * 3, "circle")], "circle of 3 points"),
         ([shape("car", [[1, 1]] * 3, "cube")], "`shape_type` must be one of polygon"),
         ([shape(3, [[1, 1]] * 3)], "shape 1: it must be a dict with a `label`"),
@@ -362,59 +362,6 @@ def test_json_that_is_too_deep_or_cut_off_is_named(tmp_path):
         (tmp_path / "a.json").write_text(text, "utf-8")
         with pytest.raises(ValueError, match="a.json is damaged"):
             labelme.load(tmp_path)
-
-
-def test_written_masks_are_read_again_as_they_were(tmp_path):
-    rng, names, written = np.random.default_rng(3), ["background", "sky", "car", "ärger"], []
-    for number in range(5):
-        path = tmp_path / f"{number}.png"
-        picture().save(path)
-        mask = rng.integers(0, 5, SIZE[::-1]).astype("uint8")
-        mask[mask == 4] = 255
-        written.append((path, np.full_like(mask, number // 4) if number else mask))
-    labelme.write(tmp_path, written, names)
-    dataset = labelme.load(tmp_path)
-    assert dataset.class_names == names and not dataset.left_out
-    for path, mask in written:
-        found = open_mask(
-            next(s.mask for ss in dataset.splits.values() for s in ss if s.image == path)
-        )
-        assert np.array_equal(found, mask)
-
-
-def test_a_written_file_is_as_labelme_writes_it(tmp_path):
-    (tmp_path / "images").mkdir()
-    picture((4, 3)).save(tmp_path / "images/a.png")
-    mask = np.zeros((3, 4), "uint8")
-    mask[1:, 2:] = 1
-    mask[0, 0] = 255
-    labelme.write(tmp_path / "json", [(tmp_path / "images/a.png", mask)], ["road", "car"])
-    found = json.loads((tmp_path / "json/a.json").read_text("utf-8"))
-    assert (found["imagePath"], found["imageData"]) == ("../images/a.png", None)
-    assert (found["imageWidth"], found["imageHeight"]) == (4, 3)
-    assert [s["label"] for s in found["shapes"]] == ["road", "car", "__ignore__"]
-    assert [s["shape_type"] for s in found["shapes"]] == ["mask"] * 3
-    assert found["shapes"][1]["points"] == [[2.0, 1.0], [3.0, 2.0]]
-    part = Image.open(io.BytesIO(base64.b64decode(found["shapes"][1]["mask"])))
-    assert np.array_equal(part, np.ones((2, 2)))
-    assert (tmp_path / "json/labels.txt").read_text("utf-8") == "__ignore__\nroad\ncar\n"
-    assert np.array_equal(only(labelme.load(tmp_path, class_names=["road", "car"],
-                                            background=None)), mask)  # fmt: skip
-
-
-def test_nothing_is_written_over_and_masks_are_checked(tmp_path):
-    path = tmp_path / "a.png"
-    picture().save(path)
-    mask = np.zeros(SIZE[::-1], "uint8")
-    with pytest.raises(ValueError, match="must be uint8"):
-        labelme.write(tmp_path, [(path, mask.T)], ["road"])
-    with pytest.raises(ValueError, match="holds 3; the ids are below 1"):
-        labelme.write(tmp_path, [(path, mask + 3)], ["road"])
-    labelme.write(tmp_path, [(path, mask)], ["road"])
-    with pytest.raises(FileExistsError, match="a.json is there already"):
-        labelme.write(tmp_path, [(path, mask)], ["road"])
-    with pytest.raises(FileExistsError, match="labels.txt has other classes"):
-        labelme.write(tmp_path, [], ["car"])
 
 
 VALUES = [None, -1, 0, 1e308, -1e9, 10**400, float("nan"), True, "x", "", [], {}, [[]], "../a.png"]

@@ -202,11 +202,11 @@ def test_other_data_sets_and_nested_ones_are_joined_and_divided(project):
 
 BROKEN = {
     "unknown class": (shape("bus", "rectangle", [(0, 0), (1, 1)]), "'bus', which meta.json lacks"),
-    "outside": (shape("car", "rectangle", [(20, 0), (25, 5)]), "lies outside of the picture of 20"),
+    "outside": (shape("car", "rectangle", [(20, 0), (25, 5)]), "lies outside of its picture of 20"),
     "bitmap outside": (bitmap("car", np.ones((2, 2)), (3, 12)), "lies outside"),
     "bitmap before": (bitmap("car", np.ones((2, 2)), (-2, 0)), "lies outside"),
     "bitmap too large": (bitmap("car", np.ones((2, 21)), (0, 0)), "larger than the picture"),
-    "NaN": (shape("car", "polygon", [(0, 0), (1, float("nan")), (2, 5)]), "pairs of numbers"),
+    "NaN": (shape("car", "polygon", [(0, 0), (1, float("nan")), (2, 5)]), "must be finite"),
     "400 digits": (shape("car", "polygon", [(0, 0), (1, 10**400), (2, 5)]), "pairs of numbers"),
     "three corners": (shape("car", "rectangle", [(0, 0), (1, 1), (2, 2)]), "two corners"),
     "kind": (shape("road", 5), "`geometryType`, not 5"),
@@ -272,7 +272,7 @@ def test_a_picture_that_is_not_there_is_named(project):
         (None, "`classes` must be a list"),
         ([CLASSES[0], CLASSES[0]], "class 1: 'road' is there twice"),
         ([{"title": ""}], "`title` must be a name"),
-        ([{"title": "a", "color": "red"}], "`color` must be as #1A2B3C"),
+        ([{"title": "a", "color": "red"}], "a color must be like #ff8000"),
     ],
 )
 def test_a_wrong_meta_json_is_named(project, classes, text):
@@ -285,7 +285,7 @@ def test_a_folder_without_a_project_is_refused(tmp_path, project):
     with pytest.raises(FileNotFoundError, match="has no data set"):
         supervisely.load(project)
     (project / "meta.json").unlink()
-    with pytest.raises(FileNotFoundError, match="no meta.json"):
+    with pytest.raises(FileNotFoundError, match="Looked for: meta.json"):
         supervisely.load(project)
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         supervisely.load(tmp_path / "nowhere")

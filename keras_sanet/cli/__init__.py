@@ -1,5 +1,6 @@
 """The command line, `keras-sanet`. Each module has some commands: their options and actions."""
 
+import argparse
 import contextlib
 import re
 import sys
@@ -36,6 +37,8 @@ def main(arguments=None):
     except (ValueError, OSError, ImportError, MemoryError, ArithmeticError) as error:
         print(f"keras-sanet: error: {_as_typed(error, options)}", file=sys.stderr)
         return 1
+    except argparse.ArgumentError as error:
+        parser().error(str(error))  # exits
     except KeyboardInterrupt as error:
         print(f"keras-sanet: {error or 'interrupted'}", file=sys.stderr)
         return 130

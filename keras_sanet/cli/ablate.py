@@ -18,6 +18,7 @@ from keras_sanet.cli.options import (
     count,
     duration,
     integer,
+    kind_of_data,
     load_dataset,
     positive,
 )
@@ -37,8 +38,7 @@ def add_commands(commands):
     parser.add_argument(
         "experiments", nargs="+", choices=titles, metavar="EXPERIMENT", help="some of those below"
     )
-    add_dataset(parser, required=False, rare=True)
-    parser.set_defaults(dataset="scenes")
+    add_dataset(parser, rare=True)
     group = Group(parser, "experiments", experiments.add_costs)
     add = group.add
     add("output", "folder, new or to go on with [ablation/DATASET]", metavar="FOLDER")
@@ -82,7 +82,9 @@ def ablate(options):
     each experiment, a table (.md), the differences from its first row and the curves (.png).
     Table II needs no training.
     """
-    folder = Path(options.output or f"ablation/{options.dataset}")
+    if options.dataset is None and options.data is None:
+        options.dataset = "scenes"
+    folder = Path(options.output or f"ablation/{kind_of_data(options)}")
     asked = list(dict.fromkeys(options.experiments))
     if "all" in asked:
         asked = [*experiments.EXPERIMENTS, "table2"]

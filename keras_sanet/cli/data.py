@@ -3,16 +3,14 @@
 from pathlib import Path
 
 from keras_sanet import _files, datasets
-from keras_sanet.cli.options import Group, add_command, add_folder, load_dataset
+from keras_sanet.cli.options import KIND, Group, add_command, add_folder, load_dataset
 from keras_sanet.inspection import Inspection
 
 
 def add_commands(commands):
     """Adds the commands of this module."""
-    parser = add_command(commands, inspect, "KIND [options]")
-    parser.add_argument(
-        "dataset", choices=datasets.names(), metavar="KIND", help=", ".join(datasets.names())
-    )
+    parser = add_command(commands, inspect, "[KIND] --data FOLDER [options]")
+    parser.add_argument("dataset", nargs="?", choices=datasets.names(), metavar="KIND", help=KIND)
     group = Group(parser)
     add_folder(group, group)
     add = group.add
@@ -26,7 +24,7 @@ def inspect(options):
 
     The exit code is 1 where training would not be safe.
     """
-    dataset = load_dataset(options, say_left_out=False)  # it is among the notes
+    dataset = load_dataset(options, say_notes=False)  # it is among the notes
     if options.class_weights:
         dataset.samples(options.class_weights)  # an unknown split is told before all is read
     inspection = Inspection(dataset, verbose=True)
@@ -49,5 +47,9 @@ def list_datasets(options):
         for what in info.files:
             print(f"    files    {what}")
         print(f"    from     {info.url}\n    terms    {info.license}\n    cite     {info.citation}")
-    print("\ntfds: a set of TensorFlow Datasets, its name given as --data.")
-    print("folder: your own images, masks and classes.txt.\nscenes: drawn by the package.")
+    print(
+        "\nYour own: folder (images, masks, a file of classes), coco, labelme, cvat,\n"
+        "label_studio, supervisely, hf (Hugging Face: a folder or owner/name); auto: any of them.\n"
+        "tfds: a set of TensorFlow Datasets, its name given as --data.\n"
+        "scenes: drawn by the package."
+    )

@@ -52,6 +52,7 @@ def positive(text):
 SIZE = {"type": integer, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
 RANGE = {"type": float, "nargs": 2, "metavar": ("LEAST", "MOST")}
 VERBOSE = {"type": int, "choices": (0, 1, 2)}
+KIND = "its format or name, see `keras-sanet datasets` [auto]"
 _METAVARS = {int: "N", integer: "N", count: "N", seed: "N", float: "X", positive: "X"}
 
 
@@ -148,15 +149,14 @@ def shown(value):
 # Options of several commands
 
 
-def add_dataset(parser, required=True, rare=False):
+def add_dataset(parser, rare=False):
     """Adds the options that name a data set, those for slow or odd ones as rare ones if `rare`.
 
     Returns:
         The `Group` of the others.
     """
     group = Group(parser, "data")
-    kinds = datasets.names()
-    group.add("dataset", ", ".join(kinds), choices=kinds, required=required, metavar="KIND")
+    group.add("dataset", KIND, choices=datasets.names(), metavar="KIND")
     add_folder(group, Group(parser, "reading of the data", rare=True) if rare else group)
     return group
 
@@ -219,9 +219,10 @@ def limit_pixels(options):
         Image.MAX_IMAGE_PIXELS = options.max_pixels or None
 
 
-def load_dataset(options, say_left_out=True):
-    """Loads the data set, and says on stderr which files it leaves out."""
+def load_dataset(options, say_notes=True):
+    """Loads the data set, says how it was read and, on stderr, what it leaves out."""
     limit_pixels(options)
+    options.dataset = kind_of_data(options)
     settings = {}
     for setting in options.data_options:
         name, equals, value = setting.partition("=")
@@ -232,12 +233,23 @@ def load_dataset(options, say_left_out=True):
         except (SyntaxError, ValueError):
             settings[name] = value  # a word
     try:
-        with _left_out_on_stderr(say_left_out):
-            return datasets.load(options.dataset, options.data, cache=options.cache, **settings)
+        with _left_out_on_stderr(say_notes):
+            dataset = datasets.load(options.dataset, options.data, cache=options.cache, **settings)
     except TypeError as error:
         if not settings:
             raise
         raise ValueError(f"--data-options {' '.join(options.data_options)}: {error}.") from None
+    if say_notes:
+        for note in dataset.notes:
+            print(f"{options.data}: {note}")
+    return dataset
+
+
+def kind_of_data(options):
+    """The kind of data set that is asked for: "auto" where there is a folder alone."""
+    if options.dataset is None and options.data is None:
+        raise argparse.ArgumentError(None, "--dataset must be given, or --data alone")
+    return options.dataset or "auto"
 
 
 def load_model(preset, num_classes=None, load_weights=True):

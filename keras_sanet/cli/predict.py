@@ -14,6 +14,7 @@ from keras_sanet.cli.options import (
     add_saved_model,
     find_pictures,
     inference_mode,
+    kind_of_data,
     limit_pixels,
     load_dataset,
     load_model,
@@ -22,7 +23,7 @@ from keras_sanet.cli.options import (
 
 def add_commands(commands):
     """Adds the commands of this module."""
-    parser = add_command(commands, evaluate, "MODEL --dataset KIND [options]")
+    parser = add_command(commands, evaluate, "MODEL --data FOLDER [options]")
     add_saved_model(parser)
     add_dataset(parser)
     add = Group(parser, "evaluation", evaluation.evaluate).add
@@ -44,9 +45,9 @@ def add_commands(commands):
     group = Group(parser, "output")
     add = group.add
     add("output", "folder of the results", default="predictions", metavar="FOLDER")
-    kinds = ("mask", "color", "overlay", "probabilities")
+    kinds = (*inference.WRITABLE, *inference.LABELS)
     add(
-        "write", f"some of: {', '.join(kinds)} (.npz)", nargs="+", choices=kinds, metavar="KIND",
+        "write", f"some of: {', '.join(kinds)}", nargs="+", choices=kinds, metavar="KIND",
         default=("mask", "overlay"),
     )  # fmt: skip
     add(
@@ -63,7 +64,7 @@ def evaluate(options):
     With --output, counts are kept image by image (images.jsonl), a run that was stopped goes on
     with the same command, and evaluation.json, .txt, classes.csv and report.html are written.
     """
-    mode = inference_mode(options)
+    mode, options.dataset = inference_mode(options), kind_of_data(options)
     model = load_model(options.saved_model)
     dataset = load_dataset(options)
     with warnings.catch_warnings():  # the table says it, too

@@ -117,8 +117,8 @@ def train(options):
         if options.resume:
             options.output = _resumed(options)
             held.enter_context(_files.locked(options.output))
-        elif options.dataset is None:
-            raise ValueError("--dataset must be given (or --resume RUN).")
+        elif options.dataset is None and options.data is None:
+            raise ValueError("--dataset must be given, or --data alone (or --resume RUN).")
         elif options.preset:
             _check_preset(options)
         first = options.epochs if options.steps is None else options.steps
@@ -174,7 +174,8 @@ def _train(options, held):
             kwargs["aggregator_filters"] = options.aggregator_filters
         model = _MODELS[options.model](dataset.num_classes, options.backbone, **kwargs)
     if not options.resume:
-        options.output = new_folder(options.output or f"runs/{options.dataset}-{model.name}")
+        kind = dataset.name if options.dataset == "auto" else options.dataset
+        options.output = new_folder(options.output or f"runs/{kind}-{model.name}")
         held.enter_context(_files.locked(options.output))
     by_epochs = options.steps is None
     length = options.epochs if by_epochs else f"{options.steps} steps"
@@ -339,14 +340,14 @@ def add_commands(commands):
     add("output", "folder of the results, new or empty", default="demo", metavar="FOLDER")
     add("epochs", "epochs with cross-entropy", type=count, default=6)
     add("lovasz_epochs", "epochs with Lovász-softmax, after", type=count, default=2)
-    usage = "--dataset KIND [options], or --recipe NAME, --config FILE, --resume RUN"
+    usage = "--data FOLDER [options], or --recipe NAME, --config FILE, --resume RUN"
     add_train_options(add_command(commands, train, usage))
 
 
 def add_train_options(parser):
     """Adds the options of `train`."""
     functions = pipeline.make_dataset, training.compile, training.fit
-    data = add_dataset(parser, required=False, rare=True)
+    data = add_dataset(parser, rare=True)
     data.add("val_split", "split that chooses the checkpoint", default="val")
     add = Group(parser, "run").add
     add("output", "folder of the run, new or empty [runs/DATASET-MODEL]", metavar="FOLDER")

@@ -67,7 +67,8 @@ class ColorTable:
             return self._read_palette(image, source)
         # Four bytes a pixel, as Pillow keeps them. Masks are runs of one color, which are looked up
         # once.
-        pixels = np.frombuffer(image.convert("RGB").tobytes("raw", "RGBX"), "<u4")
+        image = image if image.mode == "RGB" else image.convert("RGB")
+        pixels = np.frombuffer(image.tobytes("raw", "RGBX"), "<u4")
         starts = np.concatenate([[0], np.flatnonzero(pixels[1:] != pixels[:-1]) + 1])
         lengths = np.diff(starts, append=len(pixels))
         runs = pixels[starts] & 0xFFFFFF
@@ -82,8 +83,9 @@ class ColorTable:
         return ids.reshape(image.size[::-1]), by_color
 
     def _read_palette(self, image, source):
-        indexes = np.asarray(image.getchannel(0) if image.mode == "PA" else image)
-        used = np.unique(indexes)
+        image = image.getchannel("P") if image.mode == "PA" else image
+        counts = np.array(image.histogram()[:256])
+        used = np.flatnonzero(counts)
         palette = np.zeros((256, 3), "uint32")
         given = np.reshape(image.getpalette("RGB"), (-1, 3))
         palette[: len(given)] = given
@@ -91,17 +93,13 @@ class ColorTable:
         found = self._table.take(packed)
         known = used[found[used] > 0]
         # Indexes are ids unless a color says another one.
-        if (
-            not self.colors
-            or len(known) < len(used)
-            and self._are_ids(used)
-            and (found[known] - 1 == known).all()
-        ):
-            return indexes, False
+        agree = (found[known] - 1 == known).all()
+        if not self.colors or len(known) < len(used) and self._are_ids(used) and agree:
+            return np.asarray(image), False
         if len(known) < len(used):
-            counts = np.bincount(indexes.ravel(), minlength=256)[used]
-            found[used] = self._nearest(packed[used], counts, found[used], source)
-        return (found - 1).astype("uint8")[indexes], True
+            found[used] = self._nearest(packed[used], counts[used], found[used], source)
+        ids = (found.astype(int) - 1).clip(0, 255)
+        return np.asarray(image.point(ids.tolist(), "L")), True
 
     def _read_gray(self, values):
         found = self._table.take(np.arange(256) * 0x010101)

@@ -11,6 +11,7 @@ Of the square (3, 3)-(10, 8) the first has 35 pixels, the second 48.
 """
 
 import dataclasses
+import reprlib
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -23,7 +24,7 @@ OVERLAPS = ("later", "smaller", "void")
 
 
 class ShapeError(ValueError):
-    """What is wrong with a shape, in words that follow its name."""
+    """What is wrong with a shape or its picture, in words that follow its place."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -62,10 +63,7 @@ class Polygon(Shape):
     def draw(self, width, height):
         fill = {"coco": _fill_as_coco, "pillow": _fill_as_pillow}[self.rule]
         points = np.concatenate([np.asarray(part, "float64") for part in self.parts])
-        # One pixel more, for outlines.
-        left, top = np.clip(np.floor(points.min(0)) - 1, 0, (width, height)).astype(int)
-        right, bottom = np.clip(np.ceil(points.max(0)) + 2, 0, (width, height)).astype(int)
-        size = max(0, right - left), max(0, bottom - top)
+        left, top, *size = box_around(points, 1, width, height)  # outlines need a pixel more
         mask = np.zeros(size[::-1], bool)
         if mask.size:
             for part in self.parts:
@@ -174,22 +172,56 @@ def points_of(numbers, source):
         ShapeError: they are no such numbers, or not finite, or too large.
     """
     try:
-        points = np.asarray(numbers, "float64")
+        points = np.asarray(numbers, object)
+        if not {*map(type, points.ravel().tolist())} <= {int, float}:
+            raise TypeError
+        points = points.astype("float64")
     except (TypeError, ValueError, OverflowError):
-        points = np.empty((1, 1, 1))
+        points = np.empty(())
     if points.ndim == 1 and len(points) % 2 == 0:
         points = points.reshape(-1, 2)
     if points.ndim != 2 or points.shape[1] != 2:
-        raise ShapeError(f"{source} must be pairs of numbers x, y")
+        raise ShapeError(f"{source} must be pairs of numbers x, y, and are {reprlib.repr(numbers)}")
     if not (np.abs(points) <= _FARTHEST).all():
-        raise ShapeError(f"{source} must be finite numbers of pixels, {_FARTHEST:,} at most")
+        raise ShapeError(
+            f"{source} must be finite numbers, {_FARTHEST:,} at most, and are "
+            f"{reprlib.repr(points.tolist())}"
+        )
     return points
+
+
+def rectangle(left, top, right, bottom):
+    """Array of the corners of a rectangle."""
+    return np.array([(left, top), (right, top), (right, bottom), (left, bottom)], "float64")
 
 
 def ellipse(center, radii, points=72):
     """Array (points, 2) of a polygon in place of an ellipse."""
     angle = np.linspace(0, 2 * np.pi, points, endpoint=False)
     return np.asarray(center) + np.asarray(radii) * np.stack([np.cos(angle), np.sin(angle)], -1)
+
+
+def turned(points, degrees, center):
+    """Points turned about a center, clockwise, as y goes down."""
+    angle = np.radians(degrees)
+    turn = [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+    return (points - center) @ turn + center if degrees else points
+
+
+def box_around(points, margin, width, height):
+    """The part of a picture around points: left, top, width and height, 0 where it is empty."""
+    left, top = np.clip(np.floor(points.min(0)) - margin, 0, (width, height)).astype(int).tolist()
+    right, bottom = np.clip(np.ceil(points.max(0)) + margin + 1, 0, (width, height)).astype(int)
+    return left, top, int(right) - left, int(bottom) - top
+
+
+def cut_out(mask):
+    """Left and top of the pixels of a bool array, and the part of it that holds them."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if not rows.size:
+        return 0, 0, mask[:0, :0]
+    (top, bottom), (left, right) = rows[[0, -1]].tolist(), columns[[0, -1]].tolist()
+    return left, top, mask[top : bottom + 1, left : right + 1].copy()
 
 
 def runs_to_mask(counts, height, width, order="F"):
@@ -219,6 +251,13 @@ def runs_to_mask(counts, height, width, order="F"):
     return np.repeat(values, counts).reshape((height, width), order=order)
 
 
+def mask_to_runs(mask, order="F"):
+    """The inverse of `runs_to_mask`, a list."""
+    line = mask.ravel(order=order)
+    changes = np.flatnonzero(np.diff(line, prepend=False))
+    return np.diff(changes, prepend=0, append=line.size).tolist()
+
+
 def coco_counts(text):
     """The run lengths in COCO's compressed string: 5 bits a character, the sixth for more to come,
     each number from the third on less the one two before."""
@@ -236,6 +275,19 @@ def coco_counts(text):
             counts.append(value + (counts[-2] if len(counts) > 2 else 0))
             value = shift = 0
     return counts
+
+
+def coco_string(counts):
+    """The inverse of `coco_counts`."""
+    codes = bytearray()
+    for index, count in enumerate(counts):
+        value = count - counts[index - 2] if index > 2 else count
+        last = False
+        while not last:
+            bits, value = value & 31, value >> 5
+            last = value == (-1 if bits & 16 else 0)
+            codes.append(48 + (bits if last else bits | 32))
+    return codes.decode("ascii")
 
 
 def _fill_as_pillow(points, left, top, width, height):

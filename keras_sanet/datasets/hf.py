@@ -9,6 +9,7 @@ Parquet files and the Hub need the package `datasets`, which keeps a copy of the
 Pictures are decoded when they are opened, and 255 in a mask is void.
 """
 
+import collections
 import csv
 import dataclasses
 import glob
@@ -17,11 +18,12 @@ import itertools
 import os
 import re
 import reprlib
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 
 from keras_sanet._files import check, is_dict_of, is_text, parse, read_json
+from keras_sanet.datasets import annotations
 from keras_sanet.datasets.dataset import Dataset, Sample
 from keras_sanet.datasets.drawn import label_ids
 from keras_sanet.datasets.files import (
@@ -30,21 +32,16 @@ from keras_sanet.datasets.files import (
     FileError,
     Frame,
     by_number,
-    image_suffixes,
     open_file,
     open_mask,
     read_text,
 )
 from keras_sanet.datasets.info import distinct_color
-from keras_sanet.datasets.listing import divide, visible_files
+from keras_sanet.datasets.listing import divide, find_split, split_name, visible_files
 
 _WAY_OUT = "Download the data set again, or mend the file."
 _MASKS = ("mask", "label", "annotation", "labels", "segmentation")
 _SEEN = 50  # masks that are opened for their ids
-_SPLITS = {
-    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
-    "dev": "val", "test": "test", "testing": "test",
-}  # fmt: skip
 
 
 def load(root, *, image="image", mask=None, id2label=None, split=None):
@@ -69,7 +66,7 @@ def load(root, *, image="image", mask=None, id2label=None, split=None):
         FileNotFoundError: for a folder or a repository that is not there.
         ValueError: for files that can't be read, and columns that are not there.
     """
-    folder, left_out, hint = Path(root), {}, ""
+    folder, left_out, hint = Path(root), collections.defaultdict(list), ""
     if folder.is_dir():
         splits = _read_folder(folder, image, mask, left_out)
         beside = folder / "id2label.json"
@@ -82,7 +79,7 @@ def load(root, *, image="image", mask=None, id2label=None, split=None):
             f"There is no folder {root}, and it is no name on Hugging Face, such as owner/name."
         )
     if split is not None:
-        wanted = _SPLITS.get(split, split)
+        wanted = split_name(split)
         if wanted not in splits:
             raise ValueError(f"{root} has no split {split!r}. It has: {', '.join(splits)}.")
         splits = {wanted: splits[wanted]}
@@ -99,7 +96,7 @@ def load(root, *, image="image", mask=None, id2label=None, split=None):
     palette = [distinct_color(i) for i in range(len(names))]
     splits = divide(splits["train"]) if list(splits) == ["train"] else splits
     name = folder.name if folder.is_dir() else str(root)
-    return Dataset(name, names, palette, splits, class_ids, left_out=left_out, hint=hint)
+    return Dataset(name, names, palette, splits, class_ids, left_out=dict(left_out), hint=hint)
 
 
 def _read_labels(id2label):
@@ -164,16 +161,12 @@ def _read_folder(root, image, mask, left_out):
         return _read_metadata(root, metadata, image, mask, left_out)
     files = sorted({*root.glob("*.parquet"), *root.glob("*/*.parquet")}, key=by_number)
     if not files:
-        raise FileNotFoundError(
-            f"{root} is no data set of Hugging Face. Looked for: metadata.csv, metadata.jsonl or "
-            "metadata.parquet; or data/*.parquet. (Images and masks in folders are read by "
-            'datasets.load("folder", root).)'
-        )
-    by_split = {}
+        looked_for = "metadata.csv, metadata.jsonl or metadata.parquet; or data/*.parquet"
+        raise annotations.not_found(root, "data set of Hugging Face", looked_for)
+    by_split = collections.defaultdict(list)
     for file in files:
         words = re.findall("[a-z]+", f"{file.stem} {file.parent.relative_to(root)}".lower())
-        split = next((_SPLITS[word] for word in words if word in _SPLITS), "train")
-        by_split.setdefault(split, []).append(glob.escape(str(file)))
+        by_split[find_split(words) or "train"].append(glob.escape(str(file)))
     datasets = _import()
     try:
         found = datasets.load_dataset("parquet", data_files=by_split)
@@ -198,8 +191,7 @@ def _read_metadata(root, files, image, mask, left_out):
         for number, row in enumerate(rows, 1):
             place = f"{file}: row {number}"
             picture = _find(place, file.parent, keys[image], row)
-            folders = picture.relative_to(root).parts[:-1]
-            split = next((_SPLITS[f.lower()] for f in folders if f.lower() in _SPLITS), "train")
+            split = find_split(picture.relative_to(root).parts[:-1]) or "train"
             samples = found.setdefault(split, {})
             if picture in samples:
                 raise FileError(f"{place} has {picture}, as has {samples[picture][1]}: remove one.")
@@ -215,9 +207,7 @@ def _read_metadata(root, files, image, mask, left_out):
     if not splits:
         raise FileError(f"{files[0]} lists no picture. {_WAY_OUT}")
     used = {path for samples in splits.values() for s in samples for path in (s.image, s.mask)}
-    others = [p for p in visible_files(root) if p.suffix.lower() in image_suffixes()]
-    if others := sorted({*others} - used, key=by_number):
-        left_out["pictures that no annotation names"] = others
+    annotations.add_unnamed(visible_files(root), used, left_out)
     return splits
 
 
@@ -227,13 +217,8 @@ def _is_file(key):
 
 def _find(place, folder, key, row):
     """The file that a row names, inside of the folder."""
-    name = row.get(key)
-    parts = PureWindowsPath(name).parts if is_text(name) else ()
-    if not parts or PureWindowsPath(name).anchor or ".." in parts or "\0" in name:
-        raise FileError(
-            f"{place}: {key} must be a path in {folder}. It is: {reprlib.repr(name)}. {_WAY_OUT}"
-        )
-    path = folder.joinpath(*parts)
+    with annotations.named(f"{place}: {key}", _WAY_OUT):
+        path = folder.joinpath(*annotations.path_parts(row.get(key)))
     if not os.path.isfile(path):
         raise FileNotFoundError(f"There is no file {path}, the {key} of {place}. {_WAY_OUT}")
     return path
@@ -320,13 +305,10 @@ def _read_tables(source, datasets, tables, image, mask, cache):
             cells = rows.select_columns([column])
             empty = len(cells) and cells.data.column(column).null_count == len(cells)
             file = Path(rows.cache_files[0]["filename"] if rows.cache_files else source)
-            frames.append(
-                [
-                    None if empty else _Picture(file, f"{name}-{i:05}", source, cells, i, cache)
-                    for i in range(len(cells))
-                ]
-            )
-        splits.setdefault(_SPLITS.get(name, name), []).extend(map(Sample, *frames))
+            numbers = range(len(cells))
+            found = [_Picture(file, f"{name}-{i:05}", source, cells, i, cache) for i in numbers]
+            frames.append([None for _ in numbers] if empty else found)
+        splits.setdefault(split_name(name), []).extend(map(Sample, *frames))
     return splits
 
 

@@ -8,42 +8,31 @@ Brush strokes, polygons, rectangles and ellipses are drawn in the order of the f
 top.
 """
 
-import math
+import collections
 import os
 import re
 import reprlib
 from pathlib import Path
-from types import SimpleNamespace
 from urllib.parse import unquote
 
 import numpy as np
 
 from keras_sanet._files import check, is_dict, is_int, is_list, is_text, read_json
-from keras_sanet.datasets.dataset import Dataset, Sample, identity
+from keras_sanet.datasets import annotations
 from keras_sanet.datasets.drawn import (
     Bitmap,
-    DrawnMask,
     Polygon,
     ShapeError,
     ellipse,
-    label_ids,
     points_of,
+    rectangle,
+    turned,
 )
-from keras_sanet.datasets.files import (
-    FileError,
-    UnreadableError,
-    by_number,
-    check_pixels,
-    image_size,
-    image_suffixes,
-)
-from keras_sanet.datasets.headers import Refused
-from keras_sanet.datasets.info import distinct_color
-from keras_sanet.datasets.listing import divide, find_images
+from keras_sanet.datasets.files import FileError, by_number, image_size, image_suffixes
+from keras_sanet.datasets.listing import find_images
 
 _WAY_OUT = "Export the project again, as JSON."
 _LARGEST = 1 << 30  # bytes of an export: brush strokes are long lists of numbers
-_KINDS = ("brushlabels", "polygonlabels", "rectanglelabels", "ellipselabels")
 
 
 def load(root, *, background="background", images=None, class_names=None):
@@ -63,16 +52,16 @@ def load(root, *, background="background", images=None, class_names=None):
         FileNotFoundError: without an export, or without a picture that it names.
         ValueError: for an export that can't be read, with the task and the shape.
     """
-    root, left_out = Path(root), {}
-    class_names = _check_names(class_names)
+    root, left_out = Path(root), collections.defaultdict(list)
+    class_names = None if class_names is None else annotations.check_names(class_names)
     pictures = _find_pictures(root, images, left_out)
     tasks = {}  # picture -> place of its task
-    masks = {}  # picture -> file, size, shapes
+    found, places = {}, {}  # picture -> file, size, shapes; label -> place of its first shape
     for file in sorted(root.glob("*.json"), key=by_number):
-        found = _read_tasks(file)
-        if found is None:
-            left_out.setdefault("JSON files without tasks of Label Studio", []).append(file)
-        for task in found or ():
+        content = _read_tasks(file)
+        if content is None:
+            left_out["JSON files without tasks of Label Studio"].append(file)
+        for task in content or ():
             place = f"{file}: task {task['id']}"
             picture = _match(place, task["data"], pictures)
             if picture in tasks:
@@ -84,44 +73,23 @@ def load(root, *, background="background", images=None, class_names=None):
             place = f"{file}: {picture.name}"
             results = _choose(place, task, left_out)
             if results is not None:
-                masks[picture] = file, *_read_results(place, results, left_out)
-    if not masks:
-        raise FileNotFoundError(
-            f"{root} holds no picture that was annotated in Label Studio. Looked for: *.json that "
-            f"are lists of tasks. {_WAY_OUT}"
-        )
-    if unnamed := [path for paths in pictures.values() for path in paths if path not in tasks]:
-        left_out["pictures that no annotation names"] = unnamed
-    places = {label: at for _, _, shapes in masks.values() for label, _, at in shapes}
-    names = sorted(places) if class_names is None else class_names
-    if strange := [label for label in places if label not in names]:
-        raise FileError(
-            f"{places[strange[0]]} has a label that is none of `class_names`: {', '.join(names)}. "
-            "Add it."
-        )
-    names, ids, rest = label_ids(names, background)
+                found[picture] = file, *_read_results(place, results, places, left_out)
+    if not found:
+        what = "picture that was annotated in Label Studio"
+        raise annotations.not_found(root, what, "*.json that are lists of tasks")
+    there = (path for paths in pictures.values() for path in paths)
+    annotations.add_unnamed(there, tasks, left_out)
+    names, ids, rest = annotations.number_labels(root, places, class_names, background)
     samples = []
-    for picture in sorted(masks, key=by_number):
-        file, size, shapes = masks[picture]
-        shapes = [make(ids[label]) for label, make, _ in shapes]
-        mask = DrawnMask(file, picture.stem, size or image_size(picture), shapes, rest)
-        samples.append(Sample(picture, mask))
-    palette = [distinct_color(i) for i in range(len(names))]
+    for picture in sorted(found, key=by_number):
+        file, size, shapes = found[picture]
+        size = size or image_size(picture)
+        samples.append(annotations.make_sample(picture, file, size, shapes, ids, rest))
     left_out = {
         reason: [p.removeprefix(f"{root}{os.sep}") if is_text(p) else p for p in places]
         for reason, places in left_out.items()
     }
-    splits, ids = divide(samples), identity(len(names))
-    return Dataset(root.name, names, palette, splits, ids, left_out=left_out)
-
-
-def _check_names(names):
-    if names is None:
-        return None
-    names = [names] if is_text(names) else list(names)
-    if not is_list(names, is_text) or len({*names}) != len(names):
-        raise ValueError(f"`class_names` must be different names. Received: {names!r}.")
-    return names
+    return annotations.make_dataset(root, names, {None: samples}, left_out)
 
 
 def _find_pictures(root, images, left_out):
@@ -150,7 +118,8 @@ def _find_pictures(root, images, left_out):
 def _read_tasks(file):
     """The tasks of an export, those of JSON-MIN as those of JSON; None for another file."""
     found = read_json(file, _WAY_OUT, largest=_LARGEST)
-    if not is_list(found, is_dict) or not any(map(_is_task, found)):
+    keys = {"annotations", "annotation_id"}  # the second of JSON-MIN
+    if not is_list(found, is_dict) or all(keys.isdisjoint(task) for task in found):
         return None
     tasks, of_min = [], {}
     for index, task in enumerate(found):
@@ -163,18 +132,9 @@ def _read_tasks(file):
                 continue
             of_min[task["id"]] = [annotation]
             task = {"id": task["id"], "data": task, "annotations": of_min[task["id"]]}
-        rules = {
-            "data": ("a dict", is_dict),
-            "annotations": ("a list of dicts", lambda value: is_list(value, is_dict)),
-        }
-        check(task, rules, said, _WAY_OUT)
+        check(task, {"data": ("a dict", is_dict), "annotations": annotations.DICTS}, said, _WAY_OUT)
         tasks.append(task)
     return tasks
-
-
-def _is_task(task):
-    """Whether a dict is a task, or an annotation in JSON-MIN."""
-    return "annotations" in task or "annotation_id" in task
 
 
 def _results_of_min(task):
@@ -187,15 +147,12 @@ def _results_of_min(task):
 def _match(place, data, pictures):
     """The picture that a task's data name."""
     values = [value for value in data.values() if is_text(value)]
-    found = {}
-    for value in values:
-        name = next((name for name in _names(value) if name in pictures), None)
-        if name is not None:
-            found[name] = pictures[name]
+    names = (next((n for n in _names(value) if n in pictures), None) for value in values)
+    found = {name: pictures[name] for name in names if name is not None}
     if not found:
-        named = [value for value in values if value.lower().endswith(image_suffixes())] or values
+        urls = [value for value in values if value.lower().endswith(image_suffixes())] or values
         raise FileNotFoundError(
-            f"{place} names no picture that is there, but {', '.join(named)[:300] or 'none'}. Put "
+            f"{place} names no picture that is there, but {', '.join(urls)[:300] or 'none'}. Put "
             "it among the others, under that file name, or give their folder as `images`."
         )
     paths = [path for paths in found.values() for path in paths]
@@ -220,65 +177,62 @@ def _names(value):
 
 def _choose(place, task, left_out):
     """The results of the newest annotation; None where there is none."""
-    annotations = task["annotations"]
-    kept = [annotation for annotation in annotations if not annotation.get("was_cancelled")]
+    everything = task["annotations"]
+    kept = [annotation for annotation in everything if not annotation.get("was_cancelled")]
     for reason, holds in {
         "predictions, which are no truth": task.get("predictions"),
-        "canceled annotations": len(kept) < len(annotations),
+        "canceled annotations": len(kept) < len(everything),
         "older annotations of a picture": len(kept) > 1,
         "pictures that nobody annotated": not kept,
     }.items():
         if holds:
-            left_out.setdefault(reason, []).append(place)
+            left_out[reason].append(place)
     if not kept:
         return None
-    rules = {"result": ("a list of dicts", lambda value: is_list(value, is_dict))}
     for annotation in kept:
-        check(annotation, rules, f"{place}:", _WAY_OUT)
+        check(annotation, {"result": annotations.DICTS}, f"{place}:", _WAY_OUT)
     if all(is_text(annotation.get("updated_at")) for annotation in kept):
         kept.sort(key=lambda annotation: annotation["updated_at"])
     return kept[-1]["result"]
 
 
-def _read_results(place, results, left_out):
-    """The size that they say, None without any, and (label, function from id to shape, place)."""
+def _read_results(place, results, places, left_out):
+    """The size that results say, None without any, and their shapes."""
     size, shapes = None, []
     for index, result in enumerate(results):
-        kind, value = result.get("type"), result.get("value")
-        if not is_text(kind):
-            raise FileError(f"{place}, result {index} has no `type`. {_WAY_OUT}")
-        if kind not in _KINDS:
-            left_out.setdefault(f"results of the type {kind[:40]}", []).append(place)
+        check(result, {"type": ("a text", is_text)}, f"{place}, result {index}:", _WAY_OUT)
+        kind, value = result["type"], result.get("value")
+        if kind not in _READERS:
+            left_out[f"results of the type {kind[:40]}"].append(place)
             continue
         at = f"{place}, result {index} ({kind})"
-        try:
+        with annotations.named(at, _WAY_OUT):
             label = _label(value, kind)
-            if label is None:
-                left_out.setdefault("shapes without a label", []).append(at)
-                continue
-            at = f"{place}, result {index} ({kind}, {label})"
+        if label is None:
+            left_out["shapes without a label"].append(at)
+            continue
+        at = f"{place}, result {index} ({kind}, {label})"
+        with annotations.named(at, _WAY_OUT):
             found = _size(result)
             if found != (size or found):
-                raise ShapeError(f"is of a picture of {found}, those before it of {size}")
+                raise ShapeError(f"it is of a picture of {found}, those before it of {size}")
             size = found
-            make = _READERS[kind](value, size, at)
-        except ShapeError as error:
-            raise FileError(f"{at} {error}. {_WAY_OUT}") from error
-        if isinstance(make, str):
-            left_out.setdefault(make, []).append(at)
+            shape = _READERS[kind](label, value, size, at)
+        if is_text(shape):
+            left_out[shape].append(at)
         else:
-            shapes.append((label, make, at))
+            shapes.append(shape)
+            places.setdefault(label, at)
     return size, shapes
 
 
 def _label(value, kind):
-    if not is_dict(value):
-        raise ShapeError(f"must have a dict as `value`, not {reprlib.repr(value)}")
-    labels = value.get(kind) or []
+    """The label of a result, None without."""
+    labels = (value.get(kind) or []) if is_dict(value) else None
     if not is_list(labels, is_text):
-        raise ShapeError(f"must have a list of labels, not {reprlib.repr(labels)}")
+        raise ShapeError(f"`value` must have a list of labels, and is {reprlib.repr(value)}")
     if len(labels) > 1:
-        raise ShapeError(f"has the labels {', '.join(labels)}, and a pixel has one class")
+        raise ShapeError(f"it has the labels {', '.join(labels)}, and a pixel has one class")
     return labels[0] if labels else None
 
 
@@ -287,97 +241,67 @@ def _size(result):
     size = result.get("original_width"), result.get("original_height")
     if not all(is_int(side, 1) for side in size):
         raise ShapeError(
-            f"must have the picture's original_width and original_height, not {reprlib.repr(size)}"
+            "it must have the picture's original_width and original_height. They are: "
+            f"{reprlib.repr(size)}"
         )
-    try:
-        check_pixels(SimpleNamespace(size=size))
-    except Refused as error:
-        raise ShapeError(f"{error}".rstrip(".")) from error
+    annotations.check_size(size)
     turn = result.get("image_rotation", 0) or 0
     if turn != 0:
         raise ShapeError(
-            f"was drawn on a picture that is turned by {reprlib.repr(turn)} degrees in Label "
+            f"it was drawn on a picture that is turned by {reprlib.repr(turn)} degrees in Label "
             "Studio. Turn it back there and draw again, or turn the file"
         )
     return size
 
 
-def _numbers(value, *names):
-    """Numbers of a dict."""
-    numbers = [value.get(name) for name in names]
-    if not all(map(_is_number, numbers)):
-        raise ShapeError(
-            f"must have numbers as {', '.join(names)}, percent of the picture. They are: "
-            f"{reprlib.repr(numbers)}"
-        )
-    return numbers
+# Functions of a label, a value, the size of the picture and the place give the `Shape`, or the
+# reason why it is left out. Numbers are percents of the picture.
 
 
-def _is_number(value):
-    return type(value) in (int, float) and abs(value) <= 10_000
+def _polygon(label, value, size, place):
+    points = points_of(value.get("points"), "`points`")
+    return annotations.FEW_POINTS if len(points) < 3 else _filled(label, points, size)
 
 
-def _polygon(value, size, at):
-    points = value.get("points")
-    if not is_list(points, lambda point: is_list(point, _is_number) and len(point) == 2):
-        raise ShapeError(f"must have pairs of percents as `points`, not {reprlib.repr(points)}")
-    if len(points) < 3:
-        return "shapes of fewer than three points"
-    return _filled(np.asarray(points, "float64") * size / 100, size)
-
-
-def _rectangle(value, size, at):
-    x, y, width, height = _numbers(value, "x", "y", "width", "height")
+def _rectangle(label, value, size, place):
+    x, y, width, height, angle = _numbers(value, "x", "y", "width", "height")
     if not width or not height:
         return "shapes without an area"
-    corners = np.array([(0, 0), (width, 0), (width, height), (0, height)]) * size / 100
-    return _filled(_turned(corners, value) + np.array([x, y]) * size / 100, size)
+    return _filled(label, rectangle(x, y, x + width, y + height), size, angle, (x, y))
 
 
-def _ellipse(value, size, at):
-    x, y, *radii = _numbers(value, "x", "y", "radiusX", "radiusY")
+def _ellipse(label, value, size, place):
+    x, y, *radii, angle = _numbers(value, "x", "y", "radiusX", "radiusY")
     if not all(radii):
         return "shapes without an area"
-    rim = ellipse((0, 0), np.array(radii) * size / 100)
-    return _filled(_turned(rim, value) + np.array([x, y]) * size / 100, size)
+    return _filled(label, ellipse((x, y), radii), size, angle, (x, y))
 
 
-def _turned(points, value):
-    """Points turned about (0, 0), clockwise on the screen."""
-    angle = math.radians(_numbers({"rotation": 0, **value}, "rotation")[0])
-    return points @ [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
+def _numbers(value, *names):
+    """Numbers of a dict, and the angle in it."""
+    numbers = [*map(value.get, names), value.get("rotation", 0), 0]
+    return points_of(numbers, f"{', '.join(names)} and rotation").ravel().tolist()[:-1]
 
 
-def _filled(points, size):
-    points = points_of(points, "its points")
-    if (points.max(0) < 0).any() or (points.min(0) > size).any():
-        raise ShapeError(
-            f"lies outside of the picture of {size[0]} x {size[1]} pixels: "
-            f"{reprlib.repr(points.round(1).tolist())}"
-        )
-    return lambda class_id: Polygon(class_id, [points])
+def _filled(label, points, size, angle=0, center=(0, 0)):
+    """The polygon of points in percent, turned about a center."""
+    scale = np.array(size) / 100
+    points = points_of(turned(points * scale, angle, center * scale), "its points")
+    annotations.check_inside(points, size)
+    return Polygon(label, [points])
 
 
-def _brush(value, size, at):
+def _brush(label, value, size, place):
     if value.get("format", "rle") != "rle":
-        raise ShapeError(f"must be of the format rle, not {reprlib.repr(value['format'])}")
+        raise ShapeError(f"`format` must be rle, and is {reprlib.repr(value['format'])}")
     numbers = value.get("rle")
     try:
-        packed = bytes(numbers) if isinstance(numbers, list) else None
+        packed = bytes(numbers if isinstance(numbers, list) else None)
     except (TypeError, ValueError):
-        packed = None
-    if packed is None:
-        raise ShapeError(f"must have bytes as `rle`, 0..255, not {reprlib.repr(numbers)}")
+        raise ShapeError(f"it must have bytes as `rle`, not {reprlib.repr(numbers)}") from None
     if not packed:
         return "brush strokes without a pixel"
-
-    def decode():
-        try:
-            return _unpack(packed, *size)
-        except ShapeError as error:
-            raise UnreadableError(f"{at} {error}. {_WAY_OUT}") from error
-
-    return lambda class_id: Bitmap(class_id, 0, 0, decode)
+    return Bitmap(label, 0, 0, annotations.decoder(lambda: _unpack(packed, *size), place, _WAY_OUT))
 
 
 def _unpack(packed, width, height):
@@ -393,7 +317,7 @@ def _unpack(packed, width, height):
         nonlocal position
         first, position = position, position + count
         if position > bits:
-            raise ShapeError("has run lengths that are cut off")
+            raise ShapeError("it has run lengths that are cut off")
         found = int.from_bytes(packed[first // 8 : -(-position // 8)], "big")
         return found >> -position % 8 & (1 << count) - 1
 
@@ -401,7 +325,7 @@ def _unpack(packed, width, height):
     widths = [read(4) + 1 for _ in range(4)]
     if word != 8 or count != 4 * width * height:
         raise ShapeError(
-            f"has run lengths of {count} values of {word} bits, not of the {4 * width * height} "
+            f"it has run lengths of {count} values of {word} bits, not of the {4 * width * height} "
             f"of 8 bits that {width} x {height} pixels have"
         )
     pixels, done = np.zeros(width * height, bool), 0
@@ -409,7 +333,7 @@ def _unpack(packed, width, height):
         same, length = read(1), read(widths[read(2)]) + 1
         end = done + length
         if end > count:
-            raise ShapeError("has run lengths that go beyond the picture")
+            raise ShapeError("it has run lengths that go beyond the picture")
         if same:
             alpha = read(8)
         else:
@@ -420,4 +344,9 @@ def _unpack(packed, width, height):
     return pixels.reshape(height, width)
 
 
-_READERS = dict(zip(_KINDS, (_brush, _polygon, _rectangle, _ellipse)))
+_READERS = {
+    "brushlabels": _brush,
+    "polygonlabels": _polygon,
+    "rectanglelabels": _rectangle,
+    "ellipselabels": _ellipse,
+}

@@ -26,7 +26,10 @@ _MASK_WORDS = (
 )
 _IMAGE_WORDS = "image|images|img|leftimg8bit|rgb|sat|photo"
 _WORDS = f"{_MASK_WORDS}|{_IMAGE_WORDS}"
-_SPLITS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+_SPLITS = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
+    "dev": "val", "test": "test", "testing": "test",
+}  # fmt: skip
 _MASK_AT_END = re.compile(rf"(?<=.)[-_. ]({_MASK_WORDS}|l)$")
 _MASK_AT_START = re.compile(rf"^({_MASK_WORDS})[-_. ](?=.)")
 _AT_END = re.compile(rf"(?<=.)[-_. ]({_WORDS}|l)$")
@@ -137,8 +140,13 @@ def folders_of(folder):
 
 
 def split_name(folder):
-    """The split that a folder or list of this name is: "valid" is "val"."""
+    """The split that a folder or list of this name is: "Valid" is "val"."""
     return _SPLITS.get(folder.lower(), folder)
+
+
+def find_split(names):
+    """The split that the first of some names that names one is; None where none does."""
+    return next((split_name(name) for name in names if name.lower() in _SPLITS), None)
 
 
 def pair(images, masks, left_out, suffixes=MASK_SUFFIXES):

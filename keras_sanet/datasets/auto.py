@@ -1,0 +1,153 @@
+"""Which format a folder is in, told by what lies in it."""
+
+import mmap
+import os
+from pathlib import Path
+
+from keras_sanet.datasets import class_files
+from keras_sanet.datasets.files import MASK_SUFFIXES, image_suffixes
+from keras_sanet.datasets.listing import folders_of
+
+_LOOKED_AT = 50  # JSON files, in which the keys of a format are looked for
+
+# Files and folders that a format has, and what it can't have. Names are patterns of `Path.glob`.
+_FILES = {
+    "coco": [("*/_annotations.coco.json",), ("annotations/instances_*.json",)],
+    "cvat": [("annotations.xml",)],
+    "supervisely": [("meta.json", "*/ann"), ("*/meta.json", "*/*/ann")],
+    "hf": [(f"{up}metadata.{kind}",) for up in ("", "*/") for kind in ("csv", "jsonl", "parquet")]
+    + [("*.parquet",), ("*/*.parquet",)],
+    "nyuv2": [("nyu_depth_v2_labeled.mat",), ("RGB", "Label")],
+    "sunrgbd": [("SUNRGBD", "SUNRGBDtoolbox"), ("image", "label37"), ("image", "semseg-label37")],
+    "ade20k": [
+        (f"{up}images/{split}", f"{up}annotations/{split}")
+        for up in ("", "ADEChallengeData2016/") for split in ("training", "validation")
+    ],
+    "cityscapes": [("leftImg8bit", "gtFine"), ("leftImg8bit", "gtCoarse")],
+    "camvid": [
+        ("701_StillsRaw_full", "LabeledApproved_full"),
+        ("train", "trainannot"),
+        ("train/images", "train/labels"),
+        ("val/images", "val/labels"),
+    ],
+    "voc": [
+        (f"{up}ImageSets/Segmentation", f"{up}JPEGImages")
+        for up in ("", "VOC2012/", "VOCdevkit/VOC2012/")
+    ],
+}  # fmt: skip
+# Keys of a JSON file beside the pictures, by the format.
+_KEYS = {
+    "coco": (b'"images"', b'"annotations"', b'"categories"'),
+    "labelme": (b'"shapes"', b'"imagePath"'),
+    "label_studio": (b'"annotations"', b'"result"', b'"data"'),
+}
+_KEYS_OF_MIN = (b'"annotation_id"', b'labels"')  # Label Studio's JSON-MIN
+_PUBLIC = ("nyuv2", "sunrgbd", "ade20k", "cityscapes", "camvid", "voc")
+_LOOKED_FOR = (
+    "a file of classes (classes.txt, class_dict.csv, labelmap.txt, ...) with images/ and masks/, "
+    "or with masks beside the images (folder)",
+    "_annotations.coco.json, annotations/instances_*.json or another JSON of COCO (coco)",
+    "JSON files with shapes beside the pictures (labelme)",
+    "annotations.xml (cvat)",
+    "a JSON list of tasks (label_studio)",
+    "meta.json with ann/ (supervisely)",
+    "metadata.csv, metadata.jsonl or *.parquet (hf)",
+    "the folders of a public data set (`keras-sanet datasets` lists them)",
+)
+
+
+def detect(root):
+    """Tells the format of a folder.
+
+    Args:
+        root: the folder, or a JSON file of COCO.
+
+    Returns:
+        Name of the format, as of `datasets.load`, and what it was told by.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or it holds none of the formats; the error lists
+            what was looked for.
+        ValueError: two formats fit.
+    """
+    root = Path(root)
+    if root.is_file() and root.suffix.lower() == ".json":
+        return "coco", f"{root.name} is a JSON file"
+    if not root.is_dir():
+        raise FileNotFoundError(f"There is no folder {root}.")
+    found = {}
+    if reason := _folder_reason(root):
+        found["folder"] = reason
+    for name, forms in _FILES.items():
+        if name in _PUBLIC and "folder" in found:
+            continue  # its classes are in a file of its own
+        for patterns in forms:
+            paths = [next(root.glob(pattern), None) for pattern in patterns]
+            if all(paths):
+                names = (path.relative_to(root).as_posix() for path in paths)
+                found[name] = f"it holds {' and '.join(names)}"
+                break
+    for name, file in _json_formats(root):
+        found.setdefault(name, f"{file.relative_to(root)} has its keys")
+    if "supervisely" in found:  # whose annotations are JSON files too
+        found.pop("label_studio", None)
+    if len(found) > 1:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in found.items())
+        raise ValueError(
+            f"{root} may be of several formats. {reasons}. Name the one to read as the data set, "
+            "or keep its files alone."
+        )
+    if not found:
+        raise FileNotFoundError(
+            f"{root} is of no format that is known. Looked for: {'; '.join(_LOOKED_FOR)}. "
+            f"It holds: {_content(root)}."
+        )
+    return next(iter(found.items()))
+
+
+def _folder_reason(root):
+    parts = folders_of(root)
+    file = class_files.find(root) or next(filter(None, map(class_files.find, parts)), None)
+    if file is None:
+        with_masks = all((root / name).is_dir() for name in ("images", "masks"))
+        return "it holds images and masks" if with_masks else None
+    there = [path for path in ("images", "ImageSets/Segmentation") if (root / path).is_dir()]
+    there += [f"{path.name}/images" for path in parts if (path / "images").is_dir()]
+    beside = [path for path in (root, *parts) if _has_both(path)]
+    if not there and not beside:
+        return None
+    where = there[0] if there else f"masks beside the images in {beside[0].name}"
+    return f"it holds {file.relative_to(root)} and {where}"
+
+
+def _has_both(folder):
+    """Whether a folder holds several pictures, one of which may be a mask."""
+    names = [path.suffix.lower() for path in folder.iterdir() if path.is_file()]
+    pictures = [suffix for suffix in names if suffix in image_suffixes()]
+    return len(pictures) > 1 and any(suffix in MASK_SUFFIXES for suffix in pictures)
+
+
+def _json_formats(root):
+    """(format, file) of the JSON files of a folder and of those in it."""
+    files = []
+    for folder in (root, *folders_of(root), *folders_of(root / "images")):
+        files += sorted(path for path in folder.glob("*.json") if path.is_file())
+    for file in files[:_LOOKED_AT]:
+        if not os.path.getsize(file):
+            continue
+        with (
+            open(file, "rb") as opened,
+            mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text,
+        ):
+            is_list = text[:64].lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"["
+            for name, keys in _KEYS.items():
+                wanted = is_list == (name == "label_studio")
+                if wanted and all(text.find(key) >= 0 for key in keys):
+                    yield name, file
+            if is_list and all(text.find(key) >= 0 for key in _KEYS_OF_MIN):
+                yield "label_studio", file
+
+
+def _content(root):
+    names = sorted(f"{p.name}{'/' * p.is_dir()}" for p in root.iterdir())
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "") or "nothing"

@@ -1,0 +1,82 @@
+"""Which format a folder is in."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from keras_sanet import datasets
+from keras_sanet.datasets import auto
+
+COCO = json.dumps({"images": [], "annotations": [], "categories": []})
+LABELME = json.dumps({"shapes": [], "imagePath": "a.jpg"})
+TASKS = json.dumps([{"id": 1, "annotations": [{"result": []}], "data": {"image": "a.jpg"}}])
+MIN = json.dumps([{"id": 1, "annotation_id": 2, "image": "a.jpg", "brushlabels": []}])
+FILES = {
+    "folder": [
+        {"classes.txt": "a", "images/a.jpg": "", "masks/a.png": ""},
+        {"class_dict.csv": "name,r,g,b", "train/images/a.jpg": "", "train/masks/a.png": ""},
+        {"train/_classes.csv": "h\n0, a", "train/a.jpg": "", "train/a_mask.png": ""},
+        {"labelmap.txt": "a:::", "ImageSets/Segmentation/default.txt": "", "JPEGImages/a.jpg": ""},
+        {"classes.txt": "a", "a.jpg": "", "a.png": ""},
+        {"images/a.jpg": "", "masks/a.png": ""},
+    ],
+    "coco": [
+        {"train/_annotations.coco.json": COCO, "train/a.jpg": ""},
+        {"annotations/instances_default.json": COCO, "images/a.jpg": ""},
+        {"result.json": COCO, "images/a.jpg": ""},
+    ],
+    "labelme": [{"a.json": LABELME, "a.jpg": ""}, {"train/a.json": LABELME, "labels.txt": "a"}],
+    "cvat": [{"annotations.xml": "<annotations/>", "images/a.jpg": ""}],
+    "label_studio": [{"project.json": TASKS, "images/a.jpg": ""}, {"min.json": MIN}],
+    "supervisely": [{"meta.json": "{}", "ds/ann/a.jpg.json": "{}", "ds/img/a.jpg": ""}],
+    "hf": [{"train/metadata.csv": "file_name,mask_file_name"}, {"data/train-0-of-1.parquet": ""}],
+    "nyuv2": [{"nyu_depth_v2_labeled.mat": ""}],
+    "sunrgbd": [{"image/train/a.jpg": "", "label37/train/a.png": ""}],
+    "ade20k": [{"images/training/a.jpg": "", "annotations/training/a.png": ""}],
+    "cityscapes": [{"leftImg8bit/val/x/a.png": "", "gtFine/val/x/a.png": ""}],
+    "camvid": [
+        {"train/a.png": "", "trainannot/a.png": ""},
+        {"701_StillsRaw_full/a.png": "", "LabeledApproved_full/a_L.png": ""},
+    ],
+    "voc": [{"VOC2012/ImageSets/Segmentation/train.txt": "", "VOC2012/JPEGImages/a.jpg": ""}],
+}  # fmt: skip
+CASES = [(name, files) for name, forms in FILES.items() for files in forms]
+
+
+def write(root, files):
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(("name", "files"), CASES)
+def test_a_folder_is_of_the_format_whose_files_it_holds(tmp_path, name, files):
+    assert auto.detect(write(tmp_path, files))[0] == name
+
+
+def test_two_formats_that_fit_are_an_error_with_both_reasons(tmp_path):
+    root = write(tmp_path, FILES["folder"][0] | FILES["coco"][2])
+    with pytest.raises(ValueError, match=r"folder: it holds classes.txt and images; coco: result"):
+        datasets.load("auto", root)
+
+
+def test_a_folder_of_no_format_lists_what_was_looked_for_and_what_is_there(tmp_path):
+    write(tmp_path, {"a.jpg": "", "notes.json": "[]"})
+    with pytest.raises(FileNotFoundError, match=r"(?s)classes.txt.*annotations.xml.*a.jpg, notes"):
+        datasets.load("auto", tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="There is no folder .*nowhere"):
+        datasets.load("auto", tmp_path / "nowhere")
+
+
+def test_the_data_set_says_how_it_was_taken(tmp_path):
+    for kind in ("images", "masks"):
+        (tmp_path / kind).mkdir()
+        Image.new("L", (2, 2)).save(tmp_path / kind / "a.png")
+    (tmp_path / "classes.txt").write_text("road\nsky\n")
+    dataset = datasets.load("auto", tmp_path)
+    assert dataset.notes == ["read as 'folder', for it holds classes.txt and images."]
