@@ -121,12 +121,13 @@ class DrawnMask(Frame):
         """The mask; its `info["overlapped"]` is the number of pixels of several shapes."""
         width, height = self.size
         ids = np.full((height, width), self.background, "uint8")
-        least = np.full(ids.shape, np.iinfo("int64").max)  # pixels of the shape that has a pixel
+        nothing = np.iinfo("int32").max
+        least = np.full(ids.shape, nothing, "int32")  # pixels of the shape that has a pixel
         twice = np.zeros(ids.shape, bool)
         for shape in self.shapes:
             left, top, mask = shape.draw(width, height)
             there = slice(top, top + mask.shape[0]), slice(left, left + mask.shape[1])
-            twice[there] |= mask & (least[there] < np.iinfo("int64").max)
+            twice[there] |= mask & (least[there] < nothing)
             pixels = np.count_nonzero(mask)
             on_top = mask & (pixels <= least[there]) if self.overlap == "smaller" else mask
             ids[there][on_top] = shape.class_id
@@ -331,5 +332,5 @@ def _fill_as_coco(points, left, top, width, height):
     step += np.where(is_past(step - 1), -1, np.where(is_past(step), 0, 1))  # rounding
     line = np.where(steep, y + step - 1, line)
     line = np.ceil(np.clip((line + 0.5) / 5 - 0.5 - top, 0, height)).astype("int64")
-    changes = np.bincount((column - left) * height + line, minlength=width * height)
-    return (np.cumsum(changes[: width * height]) % 2 == 1).reshape((height, width), order="F")
+    changes = np.sort((column - left) * height + line)
+    return runs_to_mask(np.diff(changes, prepend=0, append=width * height), height, width)
