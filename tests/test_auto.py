@@ -20,6 +20,7 @@ FILES = {
         {"labelmap.txt": "a:::", "ImageSets/Segmentation/default.txt": "", "JPEGImages/a.jpg": ""},
         {"classes.txt": "a", "a.jpg": "", "a.png": ""},
         {"images/a.jpg": "", "masks/a.png": ""},
+        {"class_dict.csv": "name,r,g,b", "train/a.png": "", "train_labels/a_L.png": ""},
     ],
     "coco": [
         {"train/_annotations.coco.json": COCO, "train/a.jpg": ""},
@@ -80,3 +81,15 @@ def test_the_data_set_says_how_it_was_taken(tmp_path):
     (tmp_path / "classes.txt").write_text("road\nsky\n")
     dataset = datasets.load("auto", tmp_path)
     assert dataset.notes == ["read as 'folder', for it holds classes.txt and images."]
+
+
+@pytest.mark.parametrize("name", sorted({*datasets.names()} - {"auto", "tfds", "scenes", "cvat"}))
+def test_every_reader_names_the_format_that_a_folder_looks_like(tmp_path, name):
+    write(tmp_path, {"annotations.xml": "<annotations/>"})
+    with pytest.raises(FileNotFoundError, match="It looks like 'cvat': it holds annotations.xml"):
+        datasets.load(name, tmp_path)
+
+
+def test_a_folder_given_as_the_name_of_a_data_set_says_how_to_read_it(tmp_path):
+    with pytest.raises(ValueError, match=r"To read a folder: load\('auto', "):
+        datasets.load(str(tmp_path))

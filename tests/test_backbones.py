@@ -108,6 +108,7 @@ def test_iv_b_resnext50_equals_the_reference(resnext50, random_checkpoint, compi
 # Variants
 
 
+@pytest.mark.slow
 def test_resnext50_has_22979904_trainable_parameters(resnext50):
     # torchvision's 25,028,904 less the classifier, 2048 x 1000 + 1000 = 2,049,000.
     counted = sum(np.prod(tuple(v.shape)) for v in resnext50.trainable_variables)
@@ -132,6 +133,7 @@ def test_taps_have_the_strides_and_channels_of_the_table(output_stride, strides)
     }
 
 
+@pytest.mark.slow
 def test_bottleneck_taps_have_four_times_the_channels(resnext50):
     channels = {name: tap.shape[-1] for name, tap in resnext50.output.items()}
     assert channels == {"s0": 64, "s1": 256, "s2": 512, "s3": 1024, "s4": 2048}

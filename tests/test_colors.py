@@ -296,6 +296,16 @@ def test_splits_may_hold_images_and_masks(tmp_path):
     assert names_of(datasets.load("folder", tmp_path)) == {"train": pair, "val": pair}
 
 
+def test_splits_may_have_their_masks_in_a_folder_beside(tmp_path):
+    for split in ("train", "val"):
+        write_pairs(tmp_path / split, "a", suffix="_L")
+        (tmp_path / f"{split}_labels").mkdir()
+        (tmp_path / split / "a_L.png").rename(tmp_path / f"{split}_labels/a_L.png")
+    (tmp_path / "class_dict.csv").write_text("name,r,g,b\nroad,1,2,3\nsky,4,5,6\ncar,7,8,9\n")
+    pair = [("a.jpg", "a_L.png")]
+    assert names_of(datasets.load("auto", tmp_path)) == {"train": pair, "val": pair}
+
+
 @pytest.fixture
 def cvat(tmp_path):
     """CVAT's "Segmentation mask 1.1" of two images, one in a sub-folder."""

@@ -270,10 +270,13 @@ def test_tracks_of_a_video_are_refused_with_the_way_out(tmp_path):
         cvat.load(tmp_path)
 
 
-def test_a_folder_of_another_format_is_told(tmp_path):
-    (tmp_path / "labelmap.txt").write_text("car:1,2,3::\n", "utf-8")
-    with pytest.raises(FileNotFoundError, match="labelmap.txt, which is .*Segmentation mask"):
-        cvat.load(tmp_path)
+def test_the_masks_of_cvat_are_read_too(tmp_path):
+    for part in ("images", "masks"):
+        (tmp_path / part).mkdir()
+        Image.new("RGB", (4, 3), (1, 2, 3)).save(tmp_path / part / "a.png")
+    (tmp_path / "labelmap.txt").write_text("background:0,0,0::\ncar:1,2,3::\n", "utf-8")
+    dataset = cvat.load(tmp_path)
+    assert set(dataset.read(dataset.samples("train")[0])[1].ravel()) == {1}
 
 
 @pytest.mark.parametrize(

@@ -742,8 +742,9 @@ def test_a_class_that_never_occurs_is_said(model, tmp_path):
     assert re.search(said, str(found))
 
 
-def test_masks_of_0_and_255_are_said_to_hold_one_class_alone(tmp_path):
+def test_masks_of_0_and_void_255_are_said_to_hold_one_class_alone(tmp_path):
     dataset = of_two_classes(tmp_path, [([[0, 0]], [[0, 255]])])
+    dataset = dataclasses.replace(dataset, class_ids={0: 0, 1: 1, 255: 255})
     with pytest.warns(AbsentClasses, match="lane. Only background does.*255 is void"):
         found = evaluate(one_channel(None), dataset, "val")
     assert found.mean_iou == 1  # of background, with nothing of lane

@@ -156,6 +156,7 @@ def taps_of(backbone):
     return {name: layer_of(tap) for name, tap in backbone.layers[-1].output.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "layers"),
     [

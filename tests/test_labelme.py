@@ -273,9 +273,8 @@ def test_without_a_size_it_is_that_of_the_picture(tmp_path):
     assert only(labelme.load(tmp_path)).shape == SIZE[::-1]
 
 
-def test_a_folder_of_another_format_is_told(tmp_path):
-    (tmp_path / "annotations.xml").write_text("<annotations/>", "utf-8")
-    with pytest.raises(FileNotFoundError, match="annotations.xml, which is of the format CVAT"):
+def test_a_folder_without_files_of_labelme_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path} holds no LabelMe file. Looked for"):
         labelme.load(tmp_path)
     with pytest.raises(FileNotFoundError, match="There is no folder"):
         labelme.load(tmp_path / "none")

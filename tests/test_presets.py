@@ -386,6 +386,7 @@ def test_the_papers_figures_are_those_of_table_iv():
     assert (figures["pixel_accuracy"], figures["mean_iou"]) == (0.759, 0.507)
 
 
+@pytest.mark.slow
 def test_a_model_of_the_paper_is_built_without_weights():
     model = presets.from_preset("fcn_resnet50_nyuv2", load_weights=False, filters=8)
     assert model.output.shape[-1] == 40

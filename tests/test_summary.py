@@ -419,6 +419,7 @@ def test_the_command_prints_the_table_of_a_preset():
     assert out.splitlines()[1] == "sanet: 144x192x3, batch 1"
 
 
+@pytest.mark.slow
 def test_the_command_shows_layers_in_layers_and_takes_files(tmp_path):
     model = keras_sanet.FCN(3, "resnet_tiny", filters=4)
     model.save(tmp_path / "model.keras")
@@ -456,6 +457,7 @@ def test_a_summary_shows_itself_shortly_and_in_a_notebook_as_a_table():
     assert ">Conv2D</td>" in shown and ">100.0 %</td>" in shown and "25 parameters" in shown
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_table_2_as_a_table():
     table = TableII(["PSPNet-50"])
     assert repr(table).startswith("<TableII: PSPNet-50 on ")

@@ -1,6 +1,7 @@
 """Data sets as lists of (image, mask) files, with their classes and colors. No TensorFlow here."""
 
 import dataclasses
+import os
 
 from keras_sanet.datasets import (
     ade20k,
@@ -70,14 +71,21 @@ def load(name, root=None, *, cache=None, **options):
         FileNotFoundError: where the files are not there; it says which were looked for.
     """
     if name not in names():
-        raise ValueError(f"Unknown data set {name!r}. Known: {', '.join(names())}.")
+        a_folder = f" To read a folder: load('auto', {name!r})." if os.path.isdir(name) else ""
+        raise ValueError(f"Unknown data set {name!r}. Known: {', '.join(names())}.{a_folder}")
     if root is None and name != "scenes":
         raise ValueError(f"`root`, the folder of the data set {name!r}, must be given.")
     notes = []
     if name == "auto":
         name, reason = auto.detect(root)
         notes = [f"read as {name!r}, for {reason}."]
-    dataset = _LOADERS[name](root, **options)
+    try:
+        dataset = _LOADERS[name](root, **options)
+    except FileNotFoundError as error:
+        hint = root is not None and auto.hint(root, name)
+        if hint:
+            raise FileNotFoundError(f"{error} {hint}") from error
+        raise
     dataset = dataclasses.replace(dataset, notes=[*notes, *dataset.notes])
     warn(dataset.name, dataset.left_out)
     return dataset if cache is None else cached(dataset, cache)

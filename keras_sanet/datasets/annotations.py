@@ -31,21 +31,6 @@ from keras_sanet.datasets.listing import divide
 
 FEW_POINTS = "shapes of fewer than three points"  # a reason to leave them out
 DICTS = ("a list of dicts", lambda value: is_list(value, is_dict))  # a rule of `_files.check`
-# Files and folders that tell a format.
-_FORMATS = {
-    "annotations.xml": "CVAT for images",
-    "labelmap.txt": 'CVAT\'s "Segmentation mask 1.1"',
-    "_annotations.coco.json": "COCO",
-    "*/_annotations.coco.json": "COCO",
-    "annotations/instances_*.json": "COCO",
-    "result.json": "COCO",
-    "project-*-at-*.json": "Label Studio",
-    "meta.json": "Supervisely",
-    "*/meta.json": "Supervisely",
-    "metadata.*": "Hugging Face",
-    "data/*.parquet": "Hugging Face",
-    "masks": "folder: images and masks",
-}
 
 
 def not_found(root, what, looked_for):
@@ -58,11 +43,7 @@ def not_found(root, what, looked_for):
     """
     if not root.exists():
         return FileNotFoundError(f"There is no folder {root}.")
-    text = f"{root} holds no {what}. Looked for: {looked_for}."
-    for pattern, name in _FORMATS.items():
-        if name not in what and (path := next(root.glob(pattern), None)):
-            return FileNotFoundError(f"{text} There is {path}, which is of the format {name}.")
-    return FileNotFoundError(text)
+    return FileNotFoundError(f"{root} holds no {what}. Looked for: {looked_for}.")
 
 
 @contextlib.contextmanager

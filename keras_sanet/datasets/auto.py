@@ -6,7 +6,7 @@ from pathlib import Path
 
 from keras_sanet.datasets import class_files
 from keras_sanet.datasets.files import MASK_SUFFIXES, image_suffixes
-from keras_sanet.datasets.listing import folders_of
+from keras_sanet.datasets.listing import folders_of, mask_folder
 
 _LOOKED_AT = 50  # JSON files, in which the keys of a format are looked for
 
@@ -105,6 +105,15 @@ def detect(root):
     return next(iter(found.items()))
 
 
+def hint(root, name):
+    """A sentence for whoever read a folder by another name than its format's; empty if in doubt."""
+    try:
+        found, reason = detect(root)
+    except (OSError, ValueError):
+        return ""
+    return "" if found == name else f"It looks like {found!r}: {reason}."
+
+
 def _folder_reason(root):
     parts = folders_of(root)
     file = class_files.find(root) or next(filter(None, map(class_files.find, parts)), None)
@@ -113,6 +122,7 @@ def _folder_reason(root):
         return "it holds images and masks" if with_masks else None
     there = [path for path in ("images", "ImageSets/Segmentation") if (root / path).is_dir()]
     there += [f"{path.name}/images" for path in parts if (path / "images").is_dir()]
+    there += [path.name for path in parts if mask_folder(path)]
     beside = [path for path in (root, *parts) if _has_both(path)]
     if not there and not beside:
         return None

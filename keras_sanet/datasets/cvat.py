@@ -17,7 +17,7 @@ import reprlib
 from pathlib import Path
 from xml.etree import ElementTree
 
-from keras_sanet.datasets import annotations
+from keras_sanet.datasets import annotations, folder
 from keras_sanet.datasets.drawn import (
     Bitmap,
     Polygon,
@@ -41,7 +41,8 @@ _NOT_DRAWN = {
 
 
 def load(root, *, background="background"):
-    """Reads the folder that the docstring of this module describes.
+    """Reads the folder that the docstring of this module describes, or CVAT's "Segmentation mask
+    1.1", of which `folder` tells.
 
     Args:
         root: the folder.
@@ -58,6 +59,8 @@ def load(root, *, background="background"):
     root, left_out = Path(root), collections.defaultdict(list)
     file = root / "annotations.xml"
     if not file.is_file():
+        if (root / "labelmap.txt").is_file():
+            return folder.load(root)
         raise annotations.not_found(root, 'export as "CVAT for images 1.1"', file.name)
     labels, images = _parse(file)
     found, places = {}, {}  # image -> subset, size, shapes; label -> place of its first shape
@@ -77,8 +80,8 @@ def load(root, *, background="background"):
         splits[split].append(annotations.make_sample(image, file, size, shapes, ids, rest))
     if len(splits) > 1 and None in splits:
         splits["default"] = splits.pop(None)
-    folder = root / "images" if (root / "images").is_dir() else root
-    annotations.add_unnamed(visible_files(folder), found, left_out)
+    pictures = root / "images" if (root / "images").is_dir() else root
+    annotations.add_unnamed(visible_files(pictures), found, left_out)
     colors = {background: (0, 0, 0)} | {n: color for n, (_, color) in labels.items() if color}
     return annotations.make_dataset(root, names, splits, left_out, colors)
 

@@ -5,6 +5,7 @@
 | `images/street.jpg` | `masks/street.png` (or `labels/`, `annotations/`) | |
 | `images/train/street.jpg` | `masks/train/street.png` | splits |
 | `train/images/street.jpg` | `train/masks/street.png` | splits |
+| `train/street.jpg` | `train_labels/street.png` (or `train_masks/`) | splits |
 | `street.jpg` | `street_mask.png` beside it | also in `train/`, as Roboflow exports masks |
 | `JPEGImages/street.jpg` | `SegmentationClass/street.png` | CVAT's "Segmentation mask 1.1" |
 
@@ -30,6 +31,7 @@ from keras_sanet.datasets.info import distinct_color
 from keras_sanet.datasets.listing import (
     divide,
     folders_of,
+    mask_folder,
     outside,
     pair,
     pair_beside,
@@ -118,6 +120,12 @@ def _find(root, suffixes, left_out):
         return _by_split(
             (part.name, pair(part / "images", _mask_folder(part), left_out, suffixes))
             for part in parts
+        )
+    apart = {folder: masks for folder in folders_of(root) if (masks := mask_folder(folder))}
+    if apart:
+        return _by_split(
+            (images.name, pair(images, masks, left_out, suffixes))
+            for images, masks in apart.items()
         )
     beside = {folder: pair_beside(folder, left_out, suffixes) for folder in folders_of(root)}
     if any(beside.values()):

@@ -30,6 +30,7 @@ _SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
     "dev": "val", "test": "test", "testing": "test",
 }  # fmt: skip
+_MASK_FOLDER_ENDS = ("_labels", "_masks", "_label", "_mask", "_annotations", "_gt", "annot")
 _MASK_AT_END = re.compile(rf"(?<=.)[-_. ]({_MASK_WORDS}|l)$")
 _MASK_AT_START = re.compile(rf"^({_MASK_WORDS})[-_. ](?=.)")
 _AT_END = re.compile(rf"(?<=.)[-_. ]({_WORDS}|l)$")
@@ -137,6 +138,12 @@ def folders_of(folder):
     """The folders in a folder, sorted by name; hidden ones are none."""
     there = folder.iterdir() if folder.is_dir() else ()
     return sorted(path for path in there if path.is_dir() and not path.name.startswith("."))
+
+
+def mask_folder(folder):
+    """The folder of the masks of `train/` beside it, such as `train_labels/`, or None."""
+    there = (folder.with_name(f"{folder.name}{end}") for end in _MASK_FOLDER_ENDS)
+    return next((path for path in there if path.is_dir()), None)
 
 
 def split_name(folder):
