@@ -83,6 +83,14 @@ def test_a_color_of_no_class_in_a_palette_is_named(root):
         read(root, image)
 
 
+def test_near_black_is_no_id_where_black_is_another_class(root):
+    (root / "classes.txt").write_text("road,9,8,7\nsky,4,5,6\nwall,0,0,0\n")
+    mask = np.zeros((3, 4, 3), "uint8")
+    mask[0, 0] = 1
+    with pytest.raises(FileError, match=r"\(1, 1, 1\) in 8.33%"):
+        read(root, mask)
+
+
 def test_antialiased_edges_are_named_as_such(root):
     mask = COLORS[IDS].astype(int)
     mask[0, 1] = mask[0, 1:3].mean(0)
@@ -166,8 +174,9 @@ def test_an_id_among_masks_of_two_values_is_an_error_that_says_how_they_were_tak
     Image.fromarray(IDS * 0).save(root / "masks/a.png")
     dataset = datasets.load("folder", root)
     sample = next(s for group in dataset.splits.values() for s in group if s.image.stem == "29")
-    with pytest.raises(ValueError, match=r"29.png holds the label ids \[1\].*255 is crack"):
+    with pytest.raises(ValueError, match=r"29.png holds the label ids \[1\].*`binary=False`"):
         dataset.read(sample)
+    assert datasets.load("folder", root, binary=False).read(sample)[1].max() == 1
 
 
 def test_255_stays_void_where_masks_hold_three_values(root):

@@ -74,8 +74,9 @@ class ColorTable:
         runs = pixels[starts] & 0xFFFFFF
         found, by_color = self._table.take(runs), True
         if not found.all():
-            red, green, blue = (runs >> shift & 255 for shift in (0, 8, 16))
-            if self._are_ids(np.unique(red)) and (red == green).all() and (red == blue).all():
+            red = runs & 255
+            gray = (runs == red * 0x010101).all()
+            if gray and self._may_be_ids(np.unique(red), self._table.take(np.unique(runs))):
                 found, by_color = red + 1, False
             else:
                 found = self._nearest(runs, lengths, found, source)
@@ -91,12 +92,10 @@ class ColorTable:
         palette[: len(given)] = given
         packed = palette @ np.asarray([1, 1 << 8, 1 << 16], "uint32")
         found = self._table.take(packed)
-        known = used[found[used] > 0]
-        # Indexes are ids unless a color says another one.
-        agree = (found[known] - 1 == known).all()
-        if not self.colors or len(known) < len(used) and self._are_ids(used) and agree:
+        unknown = not found[used].all()
+        if not self.colors or unknown and self._may_be_ids(used, found[used]):
             return np.asarray(image), False
-        if len(known) < len(used):
+        if unknown:
             found[used] = self._nearest(packed[used], counts[used], found[used], source)
         ids = (found.astype(int) - 1).clip(0, 255)
         return np.asarray(image.point(ids.tolist(), "L")), True
@@ -107,8 +106,10 @@ class ColorTable:
             return (found - 1).astype("uint8")[values], True
         return values, False
 
-    def _are_ids(self, values):
-        return self.ids.issuperset(int(value) for value in values)
+    def _may_be_ids(self, values, found):
+        """Whether values are ids, and none of their colors says another one (`found`: id + 1)."""
+        agree = (found == 0) | (found == values + 1)
+        return agree.all() and self.ids.issuperset(values.tolist())
 
     def _nearest(self, colors, counts, found, source):
         """The ids + 1 of packed colors: of those that are no class's, of the nearest class within

@@ -44,13 +44,15 @@ _LOOKED_AT = 20  # masks, to tell whether they have two values
 _VOC = "ImageSets/Segmentation"
 
 
-def load(root, *, tolerance=0):
+def load(root, *, tolerance=0, binary=True):
     """Reads the folder that the docstring of this module describes.
 
     Args:
         root: the folder.
         tolerance: largest difference, 0..255, of a red, green or blue in a mask from the color of
             its class. Above 0 masks may be JPEG files, too; 30 or so serves them.
+        binary: whether 255 is the second class where the first masks hold 0 and 255 alone. False:
+            255 is void.
 
     Returns:
         `Dataset`.
@@ -78,7 +80,7 @@ def load(root, *, tolerance=0):
         left_out=left_out,
         color_table=table,
     )
-    return _as_binary(dataset) or dataset
+    return binary and _as_binary(dataset) or dataset
 
 
 def _read_classes(root):
@@ -202,5 +204,5 @@ def _as_binary(dataset):
         palette=palette,
         class_ids={0: 0, int(value): 1},
         notes=[f"{said}: they hold these two values alone."],
-        hint=f"The first ones hold 0 and {value} alone, so {said}.",
+        hint=f"The first ones hold 0 and {value} alone, so {said}: `binary=False` if not.",
     )
