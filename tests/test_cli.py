@@ -38,7 +38,7 @@ OPTIONS = {
     ),
     "evaluate": (
         "--dataset", "--data", "--split", "--output", "--absent-as-zero", "--scales", "--flip",
-        "--window", "--bucket", "--batch-size", "--max-pixels",
+        "--window", "--bucket", "--batch-size", "--max-pixels", "--shard", "--join",
     ),
     "ablate": (
         "--dataset", "--data", "--output", "--rows", "--seeds", "--rounds", "--report", "--verbose",
@@ -56,7 +56,7 @@ OPTIONS = {
     "inspect": ("--data", "--sheet", "--class-weights", "--max-pixels"),
     "predict": (
         "--output", "--write", "--ids", "--scales", "--flip", "--window", "--bucket",
-        "--batch-size", "--max-pixels",
+        "--batch-size", "--max-pixels", "--shard",
     ),
     "export": (
         "--format", "--image-size", "--batch-size", "--preprocessing", "--postprocessing",
@@ -488,6 +488,30 @@ def test_evaluate_takes_a_split_scales_flip_and_windows(model, data):
     )
     assert code == 0, error
     assert "4 images" in out
+
+
+@pytest.mark.slow
+def test_shards_are_evaluated_apart_and_joined(model, data, tmp_path):
+    split = ("--data", data, "--split", "train")
+    for i in (1, 2, 3):
+        code, _, error = call(
+            "evaluate", model, *split, "--shard", f"{i}/3", "--output", tmp_path / f"{i}"
+        )
+        assert code == 0, error
+    _, whole, _ = call("evaluate", model, *split)
+    code, joined, error = call(
+        "evaluate", "--join", *(tmp_path / f"{i}" for i in (3, 1, 2)), "--output", tmp_path / "all"
+    )
+    assert code == 0, error
+    assert joined.splitlines()[1:] == whole.splitlines()[2:]  # after the machine and the format
+    code, _, error = call("evaluate", "--join", tmp_path / "1")
+    assert code == 1 and "Missing: 2/3, 3/3" in error
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "1/0", "a/b"])
+def test_a_shard_that_is_none_is_a_wrong_usage(text):
+    code, _, error = call("evaluate", "model.keras", "--data", "x", "--shard", text)
+    assert code == 2 and "must be I/N" in error
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from keras_sanet.evaluation import (
     Evaluation,
     compare,
     evaluate,
+    join,
     load,
     read_metrics,
 )
@@ -295,6 +296,65 @@ def test_a_folder_of_another_evaluation_is_refused(model, tmp_path, change, name
         model.set_weights([-weight for weight in weights])
     with pytest.raises(ValueError, match=f"run holds an evaluation of another {named}"):
         evaluate(model, dataset, "val", folder=folder, **change)
+
+
+# Shards
+
+
+@pytest.fixture
+def shards(model, tmp_path):
+    """A data set of 5 images, the folder of their evaluation, and those of 2 shards."""
+    dataset = write(tmp_path / "data", [*PAIRS, *PAIRS][:5])
+    evaluate(model, dataset, "val", folder=tmp_path / "all")
+    folders = [tmp_path / "2", tmp_path / "1"]
+    for folder in folders:
+        evaluate(model, dataset, "val", folder=folder, shard=(int(folder.name), 2))
+    return dataset, tmp_path / "all", folders
+
+
+def test_joined_shards_are_the_evaluation_of_all_images(shards, tmp_path):
+    _, whole, folders = shards
+    joined, expected = join(folders, tmp_path / "joined"), load(whole)
+    assert joined.images == expected.images
+    assert joined.as_dict() == expected.as_dict()
+    assert load(tmp_path / "joined").as_dict() == expected.as_dict()
+    for name in ("images.jsonl", "evaluation.json"):
+        assert (tmp_path / "joined" / name).read_bytes() == (whole / name).read_bytes()
+
+
+def test_a_shard_goes_on_where_it_was_stopped(shards, model):
+    dataset, _, (folder, _) = shards
+    journal = folder / "images.jsonl"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole[: whole.rindex(b"{")])
+    evaluate(model, dataset, "val", folder=folder, shard=(2, 2))
+    assert journal.read_bytes() == whole
+
+
+def test_a_folder_of_another_shard_is_refused(shards, model):
+    dataset, whole, (folder, _) = shards
+    for other, shard in ((folder, (1, 2)), (whole, (1, 2)), (folder, (1, 1))):
+        with pytest.raises(ValueError, match="an evaluation of another shard"):
+            evaluate(model, dataset, "val", folder=other, shard=shard)
+
+
+def test_shards_that_are_not_all_or_not_of_one_are_refused(shards, model, tmp_path):
+    dataset, whole, folders = shards
+    with pytest.raises(ValueError, match="Missing: 1/2; given: 2/2"):
+        join(folders[:1])
+    with pytest.raises(ValueError, match="holds the shard 2/2, as a folder before"):
+        join([folders[0], folders[0]])
+    with pytest.raises(ValueError, match="Missing: 2/2; given: 1/1, 1/2"):
+        join([whole, folders[1]])
+    evaluate(model, dataset, "val", folder=tmp_path / "flip", shard=(1, 2), flip=True)
+    with pytest.raises(ValueError, match="a shard of another evaluation"):
+        join([folders[0], tmp_path / "flip"])
+
+
+@pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1,), (1.0, 2), "12"])
+def test_a_shard_is_one_of_n(shards, model, shard):
+    with pytest.raises(ValueError, match="`shard` must be"):
+        evaluate(model, shards[0], "val", shard=shard)
 
 
 def test_a_folder_of_other_label_ids_is_refused(model, tmp_path):

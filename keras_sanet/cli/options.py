@@ -6,6 +6,7 @@ import contextlib
 import glob
 import inspect
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -47,6 +48,15 @@ def positive(text):
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number above 0, and is {text}")
     return value
+
+
+def shard(text):
+    """Reads I/N, two integers with 1 <= I <= N."""
+    found = re.fullmatch("([0-9]+)/([0-9]+)", text)
+    part = found and tuple(map(int, found.groups()))
+    if not part or not 1 <= part[0] <= part[1]:
+        raise argparse.ArgumentTypeError(f"must be I/N with 1 <= I <= N, and is {text}")
+    return part
 
 
 SIZE = {"type": integer, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
@@ -180,9 +190,16 @@ def add_max_pixels(group):
     group.add("max_pixels", f"refuse pictures with more pixels, 0 for none {limit}", type=count)
 
 
-def add_saved_model(parser):
+def add_saved_model(parser, **settings):
     """Adds the positional argument of a saved model."""
-    parser.add_argument("saved_model", metavar="MODEL", help="a preset or a saved model.keras")
+    what = "a preset or a saved model.keras"
+    parser.add_argument("saved_model", metavar="MODEL", help=what, **settings)
+
+
+def add_shard(add):
+    """Adds the option by which several processes share the images."""
+    what = "every N-th image from the I-th on, to share them among processes [all]"
+    add("shard", what, type=shard, metavar="I/N", default=(1, 1))
 
 
 def add_inference(parser):

@@ -1,5 +1,6 @@
 """The commands `evaluate`, `compare` and `predict`."""
 
+import argparse
 import warnings
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from keras_sanet.cli.options import (
     add_inference,
     add_max_pixels,
     add_saved_model,
+    add_shard,
     find_pictures,
     inference_mode,
     kind_of_data,
@@ -23,12 +25,15 @@ from keras_sanet.cli.options import (
 
 def add_commands(commands):
     """Adds the commands of this module."""
-    parser = add_command(commands, evaluate, "MODEL --data FOLDER [options]")
-    add_saved_model(parser)
+    usage = "MODEL --data FOLDER [options], or --join FOLDER ... --output FOLDER"
+    parser = add_command(commands, evaluate, usage)
+    add_saved_model(parser, nargs="?")
     add_dataset(parser)
     add = Group(parser, "evaluation", evaluation.evaluate).add
     add("split", "split of the data set", default="val")
     add("output", "folder of counts and report; the same call goes on", metavar="FOLDER")
+    add_shard(add)
+    add("join", "make one evaluation of all shards", nargs="+", metavar="FOLDER")
     add("absent_as_zero", "count classes in neither truth nor prediction as 0")
     add_inference(parser)
 
@@ -54,6 +59,7 @@ def add_commands(commands):
         "ids", "ids in masks: classes, or the 34 that Cityscapes' server takes",
         choices=("classes", "cityscapes"), default="classes",
     )  # fmt: skip
+    add_shard(add)
     add_max_pixels(group)
     add_inference(parser)
 
@@ -64,6 +70,11 @@ def evaluate(options):
     With --output, counts are kept image by image (images.jsonl), a run that was stopped goes on
     with the same command, and evaluation.json, .txt, classes.csv and report.html are written.
     """
+    if options.join:
+        print(evaluation.join(options.join, options.output))
+        return
+    if options.saved_model is None:
+        raise argparse.ArgumentError(None, "MODEL must be given, or --join FOLDER ...")
     mode, options.dataset = inference_mode(options), kind_of_data(options)
     model = load_model(options.saved_model)
     dataset = load_dataset(options)
@@ -74,12 +85,13 @@ def evaluate(options):
             dataset,
             options.split,
             folder=options.output,
+            shard=options.shard,
             absent_as_zero=options.absent_as_zero,
             verbose=True,
             **mode,
         )
     print(result)
-    if options.output:
+    if options.output and options.shard[1] == 1:
         path = Path(options.output) / "report.html"
         evaluation.write_report(
             path, result, model, dataset, options.split, batch_size=options.batch_size
@@ -101,7 +113,7 @@ def predict(options):
     mode = inference_mode(options)
     limit_pixels(options)
     model = load_model(options.saved_model)
-    images = find_pictures(options.images)
+    images = find_pictures(options.images)[options.shard[0] - 1 :: options.shard[1]]
     label_ids = None
     if options.ids == "cityscapes":
         label_ids, classes = datasets.cityscapes.label_ids, classes_of(model.output.shape[-1])

@@ -16,12 +16,22 @@ from keras_sanet import _files
 from keras_sanet._files import is_dict, is_dict_of, is_int, is_list, is_text
 from keras_sanet._labels import classes_of
 from keras_sanet._progress import track
-from keras_sanet.evaluation.journal import Journal, check_header
+from keras_sanet.evaluation.journal import Entry, Journal, check_header
 from keras_sanet.evaluation.result import METRICS, AbsentClasses, Evaluation
 from keras_sanet.inference import complete, mask_of, named, predict_probabilities
 
 
-def evaluate(model, dataset, split, *, folder=None, absent_as_zero=False, verbose="auto", **mode):
+def evaluate(
+    model,
+    dataset,
+    split,
+    *,
+    folder=None,
+    shard=(1, 1),
+    absent_as_zero=False,
+    verbose="auto",
+    **mode,
+):
     """Predicts every image of a split at its own size, and counts.
 
     Args:
@@ -31,6 +41,8 @@ def evaluate(model, dataset, split, *, folder=None, absent_as_zero=False, verbos
         folder: where to keep the counts of each image as it is done (`images.jsonl`) and the
             results. Called again with the same folder, model and arguments, it goes on after the
             last image. None: nothing is kept.
+        shard: (I, N): every N-th image from the I-th on, so that N processes share a split, each
+            with a folder of its own. `join` makes one evaluation of these.
         absent_as_zero: whether a class that is absent counts as 0 in the means.
         verbose: whether to show a progress bar; "auto": on a terminal.
         **mode: `scales`, `flip`, `window`, ...: see `inference.predict_probabilities`.
@@ -43,7 +55,7 @@ def evaluate(model, dataset, split, *, folder=None, absent_as_zero=False, verbos
             unknown id; the model gives NaN; it has not as many classes as the data set, or that
             has one alone; the folder holds the evaluation of something else.
     """
-    mode = complete(**mode)
+    mode, shard = complete(**mode), check_shard(shard)
     output = getattr(model, "output", None)  # subclasses of `keras.Model` have none
     output = output.get("logits") if isinstance(output, dict) else output
     if hasattr(output, "shape"):
@@ -57,21 +69,34 @@ def evaluate(model, dataset, split, *, folder=None, absent_as_zero=False, verbos
         dataset.categories,
         absent_as_zero,
     )
+    samples = _of_shard(dataset.samples(split), shard)
     if folder is None:
-        _count(result, model, dataset, split, verbose, mode)
+        _count(result, model, dataset, split, samples, verbose, mode)
     else:
         with _files.locked(folder):
-            keep = _resume(result, model, dataset, split, folder)
-            _count(result, model, dataset, split, verbose, mode, keep)
+            keep = _resume(result, model, dataset, split, shard, folder)
+            _count(result, model, dataset, split, samples, verbose, mode, keep)
             result.save(folder)
     if result.doubt:
         warnings.warn(result.doubt, AbsentClasses, stacklevel=2)
     return result
 
 
-def _count(result, model, dataset, split, verbose, mode, keep=None):
-    """Adds the images of a split that a result lacks, after they were given to `keep`."""
-    n, samples = dataset.num_classes, dataset.samples(split)[len(result.images) :]
+def check_shard(shard):
+    """(I, N) of integers, 1 <= I <= N."""
+    if not (is_list(list(shard), is_int, 1) and len(shard) == 2 and shard[0] <= shard[1]):
+        raise ValueError(f"`shard` must be (I, N) with 1 <= I <= N. Received: {shard}.")
+    return tuple(shard)
+
+
+def _of_shard(items, shard):
+    """Every N-th item from the I-th on."""
+    return items[shard[0] - 1 :: shard[1]]
+
+
+def _count(result, model, dataset, split, samples, verbose, mode, keep=None):
+    """Adds the samples that a result lacks, after they were given to `keep`."""
+    n, samples = dataset.num_classes, samples[len(result.images) :]
     for sample in track(samples, "Evaluating", verbose):
         image, truth = dataset.read(sample)
         if truth is None:
@@ -104,23 +129,92 @@ def load(folder):
         FileNotFoundError: there is none.
         ValueError: it was stopped before it was complete, or its file is damaged (with the line).
     """
+    header, entries = _read(folder)
+    _check_images(entries, header, folder)
+    return _evaluation(header, entries)
+
+
+def join(folders, folder=None):
+    """The evaluation of a split of which each folder holds a shard: the same as one of all images.
+
+    Args:
+        folders: all shards of one evaluation, in any order.
+        folder: where to keep the result, as `evaluate` does; None: nowhere.
+
+    Returns:
+        An `Evaluation`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `load`; the folders hold shards of different evaluations,
+            not all of one, or one twice.
+    """
+    found = {}
+    for path in folders:
+        header, entries = _read(path)
+        _check_images(entries, header, path)
+        shard = tuple(header.pop("shard", (1, 1)))
+        if found and header != next(iter(found.values()))[0]:
+            raise ValueError(
+                f"{path} holds a shard of another evaluation than {folders[0]}: of another model, "
+                "mode or data set."
+            )
+        if shard in found:
+            raise ValueError(f"{path} holds the shard {shard[0]}/{shard[1]}, as a folder before.")
+        found[shard] = header, entries
+    counts = {count for _, count in found}
+    missing = {(i, n) for n in counts for i in range(1, n + 1)} - found.keys()
+    if len(counts) != 1 or missing:
+        lacking = ", ".join(f"{i}/{n}" for i, n in sorted(missing)) or "none"
+        raise ValueError(
+            f"`folders` must be all shards of one evaluation. Missing: {lacking}; given: "
+            f"{', '.join(f'{i}/{n}' for i, n in sorted(found)) or 'none'}."
+        )
+    (count,) = counts
+    header, first = found[1, count]
+    parts = [found[i, count][1] for i in range(1, count + 1)]
+    entries = [part[i] for i in range(len(first)) for part in parts if i < len(part)]
+    _check_images(entries, header, folders[0])
+    result = _evaluation(header, entries)
+    if folder is not None:
+        with _files.locked(folder):
+            journal = Journal(folder)
+            if next(journal.read(), None) is not None:
+                raise ValueError(f"{journal.path} is there. Remove it, or give another folder.")
+            for line in (header, *map(_line, entries)):
+                journal.append(line)
+            result.save(folder)
+    return result
+
+
+def _read(folder):
+    """The header of a journal, and the list of its entries."""
     journal = Journal(folder)
-    entries = journal.read()
-    header = next(entries, None)
-    if header is None:
+    found = list(journal.read())
+    if not found:
         raise FileNotFoundError(f"{folder} holds no evaluation, {journal.path.name}.")
+    return found[0], found[1:]
+
+
+def _evaluation(header, entries):
     result = Evaluation(**{name: header[name] for name in _KEPT})
     for entry in entries:
         result.add_cells(*entry)
-    if len(result.images) < header["samples"]:
-        raise ValueError(
-            f"{folder} holds {len(result.images)} of the {header['samples']} images: the "
-            "evaluation is still running, or was stopped. Run it again with the same arguments "
-            "and folder, and it goes on."
-        )
-    if _digest_of(result.images) != header["images"]:
-        raise journal.damaged("its images are not those that its first line says, in their order.")
     return result
+
+
+def _check_images(entries, header, folder):
+    """Raises ValueError where images of an evaluation, or of its shard, are missing or others."""
+    shard, images = header.get("shard", (1, 1)), [entry.image for entry in entries]
+    count = len(_of_shard(range(header["samples"]), shard))
+    if len(images) < count:
+        raise ValueError(
+            f"{folder} holds {len(images)} of the {count} images: the evaluation is still running, "
+            "or was stopped. Run it again with the same arguments and folder, and it goes on."
+        )
+    if shard[1] == 1 and _digest_of(images) != header["images"]:
+        raise Journal(folder).damaged(
+            "its images are not those that its first line says, in their order."
+        )
 
 
 def read_metrics(path):
@@ -180,7 +274,7 @@ def read_metrics(path):
 _KEPT = ("class_names", "palette", "source", "mode", "categories", "absent_as_zero")
 
 
-def _resume(result, model, dataset, split, folder):
+def _resume(result, model, dataset, split, shard, folder):
     """Adds what an earlier run counted, and returns a function that keeps another image."""
     if not model.built:
         raise ValueError(
@@ -199,12 +293,14 @@ def _resume(result, model, dataset, split, folder):
         "images": _digest_of(names),
         "masks": _digest_of([Path(str(sample.mask)).name for sample in samples]),
         "class_ids": _digest_of(dataset.class_ids),
+        **({"shard": shard} if shard != (1, 1) else {}),
     }
     header = _files.plain(header)
     check_header(header, f"{journal.path} can't keep this evaluation:", "Leave `folder` out.")
     entries = journal.read()
     found = next(entries, None)
-    different = [name for name in header if found and header[name] != found[name]]
+    names_of = {*header, *(found or ())} & {*header, "shard"}
+    different = [n for n in sorted(names_of) if found and header.get(n) != found.get(n)]
     if different:
         raise ValueError(
             f"{folder} holds an evaluation of another {' and '.join(different)}. Give another "
@@ -212,7 +308,7 @@ def _resume(result, model, dataset, split, folder):
         )
     for entry in entries:
         result.add_cells(*entry)
-    if result.images != names[: len(result.images)]:
+    if result.images != _of_shard(names, shard)[: len(result.images)]:
         raise journal.damaged(
             f"its images are not the first ones of {result.source}, in their order. Did two "
             "processes write it?"
@@ -221,12 +317,15 @@ def _resume(result, model, dataset, split, folder):
     def keep(image, cells, pixels, instances):
         if not found and not result.images:
             journal.append(header)
-        line = {"image": image, "cells": cells.tolist(), "pixels": pixels.tolist()}
-        if instances is not None:
-            line["instances"] = instances.tolist()
-        journal.append(line)
+        journal.append(_line(Entry(image, cells, pixels, instances)))
 
     return keep
+
+
+def _line(entry):
+    """What a journal holds of an `Entry`."""
+    line = {"image": entry.image, "cells": entry.cells.tolist(), "pixels": entry.pixels.tolist()}
+    return line if entry.instances is None else {**line, "instances": entry.instances.tolist()}
 
 
 def _digest(*parts):

@@ -62,6 +62,10 @@ def _header(header):
             f"an integer from 0 to {_MOST_SAMPLES}",
             lambda v: is_int(v, 0, _MOST_SAMPLES),
         ),
+        "shard": (
+            "two integers I, N with 1 <= I <= N, or absent",
+            lambda v: v is None or is_list(v, is_int, 1) and len(v) == 2 and v[0] <= v[1],
+        ),
         **dict.fromkeys(
             ("model", "images", "masks", "class_ids"),
             ("32 hex digits", lambda v: is_text(v) and re.fullmatch("[0-9a-f]{32}", v)),
