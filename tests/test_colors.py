@@ -165,6 +165,14 @@ def test_masks_of_two_values_show_one_class_against_background(root, classes, mo
         assert "is crack: they hold these two values alone." in Inspection(dataset).notes[0]
 
 
+def test_one_class_and_void_are_no_two_values(root):
+    (root / "classes.txt").write_text("building,60,16,152\nvoid,132,41,246\n")
+    ids = (IDS > 0).astype("uint8")
+    np.testing.assert_array_equal(read(root, COLORS[ids]), 255 * ids)
+    np.testing.assert_array_equal(read(root, ids), 255 * ids)
+    assert datasets.load("folder", root).class_names == ["building"]
+
+
 def test_an_id_among_masks_of_two_values_is_an_error_that_says_how_they_were_taken(root):
     (root / "classes.txt").write_text("background\ncrack\n")
     for i in range(30):
@@ -193,7 +201,7 @@ def test_255_stays_void_where_masks_hold_three_values(root):
     [
         ("classes.txt", "# mine\nroad, 1,2,3\nsky,4,5,6\nvoid,7,8,9\n"),
         ("class_dict.csv", "name, r, g, b\nroad,1,2,3\n\"sky\",4,5,6\nvoid,7,8,9\n"),
-        ("label_colors.txt", "1 2 3\troad\n4 5 6\t\tsky\n7 8 9\tVoid\n"),
+        ("label_colors.txt", "1 2 3\troad\n4\t5\t6\tsky\n7 8 9\tVoid\n"),
         ("labelmap.txt", "# label:color:parts:acts\nroad:1,2,3::\nsky:4,5,6::\nvoid:7,8,9::\n"),
     ],
 )  # fmt: skip
@@ -229,6 +237,8 @@ def test_labels_without_a_color_have_one_of_their_own(tmp_path):
         ("class_dict.csv", "road,1,2,3\n", "its first line must be name,r,g,b"),
         ("labelmap.txt", "road\n", "as CVAT writes it"),
         ("label_colors.txt", "1 2\n", "must be red green blue name"),
+        ("label_colors.txt", "road\n", "must be red green blue name"),
+        ("class_dict.csv", f"name,r,g,b\n{'x' * 140_000},1,2,3\n", "is no CSV: field larger"),
         ("_classes.csv", "h\nx, road\n", "must be an id and a name"),
         ("_classes.csv", "h\n1, road\n1, sky\n", "names the id 1 twice"),
         ("_classes.csv", "h\n255, road\n", "255 being void"),
@@ -345,6 +355,12 @@ def test_cvats_masks_are_read_by_their_colors(cvat):
 def test_cvats_masks_without_images_say_how_to_export_them(cvat):
     (cvat / "JPEGImages").rename(cvat / "elsewhere")
     with pytest.raises(FileNotFoundError, match="JPEGImages.*save images"):
+        datasets.load("folder", cvat)
+
+
+def test_an_empty_list_of_cvat_is_named(cvat):
+    (cvat / "ImageSets/Segmentation/train.txt").write_text("")
+    with pytest.raises(FileNotFoundError, match="train.txt lists no image"):
         datasets.load("folder", cvat)
 
 

@@ -115,15 +115,18 @@ def _class_dict(path):
     header, *lines = _lines(path) or [""]
     if [word.strip().lower() for word in header.split(",")] != ["name", "r", "g", "b"]:
         raise FileError(f"{path}: its first line must be name,r,g,b. It is {header!r}.")
-    for index, (name, *color) in enumerate(csv.reader(lines)):
-        yield index, name.strip(), _color(color, path, lines[index], "name,r,g,b")
+    try:
+        for index, (name, *color) in enumerate(csv.reader(lines)):
+            yield index, name.strip(), _color(color, path, lines[index], "name,r,g,b")
+    except csv.Error as error:
+        raise FileError(f"{path} is no CSV: {error}.") from error
 
 
 def _label_colors(path):
     form = "red green blue name"
     for index, line in enumerate(_lines(path, comments=False)):
-        *color, name = (*line.split(None, 3), "") if line.count(" ") < 1 else line.split(None, 3)
-        yield index, name, _color(color, path, line, form)
+        *color, name = line.split(None, 3)
+        yield index, name, _color(color or [name], path, line, form)
 
 
 def _labelmap(path):

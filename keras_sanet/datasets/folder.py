@@ -25,7 +25,7 @@ import numpy as np
 
 from keras_sanet.datasets import class_files
 from keras_sanet.datasets.colors import ColorTable
-from keras_sanet.datasets.dataset import Dataset
+from keras_sanet.datasets.dataset import Dataset, identity
 from keras_sanet.datasets.files import MASK_SUFFIXES, VOID, image_suffixes, open_mask, read_text
 from keras_sanet.datasets.info import distinct_color
 from keras_sanet.datasets.listing import (
@@ -178,8 +178,8 @@ def _find_listed(root, suffixes, left_out):
 def _as_binary(dataset):
     """The data set with 0 as background and the masks' other value as the one class, where they
     have those two values; else None."""
-    if dataset.num_classes > 2:
-        return None
+    if dataset.num_classes > 2 or dataset.class_ids != identity(dataset.num_classes):
+        return None  # the file of the classes names a void of its own
     samples = [sample for group in dataset.splits.values() for sample in group]
     step = max(1, len(samples) // _LOOKED_AT)
     found = set()

@@ -249,6 +249,8 @@ def pair_names(file, names, images, masks, suffixes=MASK_SUFFIXES):
     Raises:
         FileNotFoundError: a file is not there; it says whether images or masks are missing.
     """
+    if not names:
+        raise FileNotFoundError(f"{file} lists no image: it has the name of an image a line.")
     if not images.is_dir():
         raise FileNotFoundError(
             f"There is no folder {images}, with the images that {file} lists. Export them too: "
@@ -261,8 +263,7 @@ def pair_names(file, names, images, masks, suffixes=MASK_SUFFIXES):
             for path in visible_files(folder)
             if path.suffix.lower() in allowed
         }
-        missing = [name for name in names if name not in there]
-        if missing or not names:
+        if missing := [name for name in names if name not in there]:
             raise FileNotFoundError(
                 f"{len(missing)} of {len(names)} files that {file} lists are not in {folder}: "
                 f"{', '.join(missing[:3])}."
