@@ -17,7 +17,7 @@ FILES = {
         {"classes.txt": "a", "images/a.jpg": "", "masks/a.png": ""},
         {"class_dict.csv": "name,r,g,b", "train/images/a.jpg": "", "train/masks/a.png": ""},
         {"train/_classes.csv": "h\n0, a", "train/a.jpg": "", "train/a_mask.png": ""},
-        {"labelmap.txt": "a:::", "ImageSets/Segmentation/default.txt": "", "JPEGImages/a.jpg": ""},
+        {"labelmap.txt": "a:::", "JPEGImages/a.jpg": "", "SegmentationClass/a.png": ""},
         {"classes.txt": "a", "a.jpg": "", "a.png": ""},
         {"images/a.jpg": "", "masks/a.png": ""},
         {"class_dict.csv": "name,r,g,b", "train/a.png": "", "train_labels/a_L.png": ""},
@@ -34,13 +34,13 @@ FILES = {
     "hf": [{"train/metadata.csv": "file_name,mask_file_name"}, {"data/train-0-of-1.parquet": ""}],
     "nyuv2": [{"nyu_depth_v2_labeled.mat": ""}],
     "sunrgbd": [{"image/train/a.jpg": "", "label37/train/a.png": ""}],
-    "ade20k": [{"images/training/a.jpg": "", "annotations/training/a.png": ""}],
+    "ade20k": [{"images/training/ADE_1.jpg": "", "annotations/training/ADE_1.png": ""}],
     "cityscapes": [{"leftImg8bit/val/x/a.png": "", "gtFine/val/x/a.png": ""}],
     "camvid": [
-        {"train/a.png": "", "trainannot/a.png": ""},
-        {"701_StillsRaw_full/a.png": "", "LabeledApproved_full/a_L.png": ""},
+        {"train/0001TP_1.png": "", "trainannot/0001TP_1.png": ""},
+        {"701_StillsRaw_full/0016E5_1.png": "", "LabeledApproved_full/0016E5_1_L.png": ""},
     ],
-    "voc": [{"VOC2012/ImageSets/Segmentation/train.txt": "", "VOC2012/JPEGImages/a.jpg": ""}],
+    "voc": [{"VOC2012/ImageSets/Segmentation/train.txt": "", "VOC2012/JPEGImages/2007_1.jpg": ""}],
 }  # fmt: skip
 CASES = [(name, files) for name, forms in FILES.items() for files in forms]
 
@@ -67,6 +67,39 @@ def test_a_folder_of_no_format_lists_what_was_looked_for_and_what_is_there(tmp_p
     write(tmp_path, {"a.jpg": "", "notes.json": "[]"})
     with pytest.raises(FileNotFoundError, match=r"(?s)classes.txt.*annotations.xml.*a.jpg, notes"):
         datasets.load("auto", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"train/images/a.png": "", "train/labels/a.png": ""},
+        {"ImageSets/Segmentation/train.txt": "a", "JPEGImages/a.jpg": ""},
+        {"images/training/a.jpg": "", "annotations/training/a.png": ""},
+        {"RGB/a.png": "", "Label/a.png": ""},
+    ],
+)
+def test_the_folders_of_a_public_data_set_without_its_names_are_none(tmp_path, files):
+    with pytest.raises(FileNotFoundError, match="of no format that is known"):
+        auto.detect(write(tmp_path, files))
+
+
+def test_classes_beside_another_format_are_no_second_one(tmp_path):
+    write(tmp_path, {"classes.txt": "a", "a.json": LABELME, "a.png": "", "b.png": ""})
+    assert auto.detect(tmp_path)[0] == "labelme"
+    (tmp_path / "metadata.csv").write_text("image,site\n")  # none of Hugging Face's
+    assert auto.detect(tmp_path)[0] == "labelme"
+
+
+def test_a_folder_above_the_data_names_it(tmp_path):
+    write(tmp_path / "inner", FILES["cvat"][0])
+    with pytest.raises(FileNotFoundError, match="inner may be the folder to give"):
+        auto.detect(tmp_path)
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path):
+    (tmp_path / "a.zip").write_text("")
+    with pytest.raises(FileNotFoundError, match="a.zip is a file. Unpack it"):
+        auto.detect(tmp_path / "a.zip")
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):

@@ -150,6 +150,52 @@ def test_random_colors_are_read_as_a_search_among_them_does(root, seed):
     np.testing.assert_array_equal(read(root, colors[ids]), ids)
 
 
+def add(root, name, mask):
+    Image.new("RGB", (4, 3)).save(root / f"images/{name}.jpg")
+    Image.fromarray(mask).save(root / f"masks/{name}.png")
+
+
+def test_gray_masks_are_read_by_one_rule_in_the_whole_data_set(root):
+    (root / "classes.txt").write_text("road,0,0,0\nsky,128,128,128\ncar,255,255,255\n")
+    add(root, "b", np.array([0, 1, 255], "uint8")[IDS])  # ids, so 255 is void, here as there
+    np.testing.assert_array_equal(
+        read(root, np.array([0, 0, 255], "uint8")[IDS]), TRUTH // 255 * 255
+    )
+
+
+def test_an_id_mask_of_one_value_is_no_color_where_others_are_ids(root):
+    (root / "classes.txt").write_text("road\nhouse\nother,0,0,0\n")
+    add(root, "b", IDS)
+    np.testing.assert_array_equal(read(root, IDS * 0), IDS * 0)
+
+
+def test_a_black_mask_among_colored_ones_is_an_error(root):
+    (root / "classes.txt").write_text("urban,0,255,255\nroad,255,0,0\n")
+    add(root, "b", np.array([(0, 255, 255), (255, 0, 0)], "uint8")[IDS % 2])
+    with pytest.raises(FileError, match=r"\(0, 0, 0\) in 100.00% of the pixels"):
+        read(root, np.zeros((3, 4, 3), "uint8"))
+
+
+def test_transparent_pixels_with_a_color_behind_are_refused(root):
+    alpha = np.where(IDS == 1, 0, 255).astype("uint8")
+    with pytest.raises(FileError, match="transparent pixels with a color behind. Flatten"):
+        read(root, np.dstack([COLORS[IDS], alpha]))
+
+
+def test_a_mask_of_floats_is_refused(root):
+    Image.fromarray(IDS.astype("float32")).save(root / "masks/a.tif")
+    with pytest.raises(FileError, match="mode 'F'"):
+        read(root)
+
+
+def test_a_gray_jpeg_is_read_by_gray_colors_within_the_tolerance(root):
+    (root / "classes.txt").write_text("road,0,0,0\nsky,255,255,255\n")
+    mask = np.kron(255 * (IDS > 0).astype("uint8"), np.ones((16, 16), "uint8"))
+    Image.new("RGB", mask.shape[::-1]).save(root / "images/a.jpg")
+    Image.fromarray(mask).save(root / "masks/a.jpg", quality=95)
+    np.testing.assert_array_equal(read(root, tolerance=40), mask > 0)
+
+
 # Two values
 
 
@@ -173,11 +219,24 @@ def test_one_class_and_void_are_no_two_values(root):
     assert datasets.load("folder", root).class_names == ["building"]
 
 
+def test_a_mask_full_of_the_one_class_is_not_background(root):
+    (root / "classes.txt").write_text("road,255,255,255\n")
+    add(root, "b", 255 * (IDS > 0).astype("uint8"))
+    np.testing.assert_array_equal(read(root, np.full(IDS.shape, 255, "uint8")), IDS * 0 + 1)
+
+
+def test_a_rare_class_is_looked_for_in_all_masks(root):
+    (root / "classes.txt").write_text("background\ncrack\n")
+    for i in range(70):
+        add(root, f"{i}", IDS * 0)
+    add(root, "a", 255 * (IDS > 0).astype("uint8"))
+    assert datasets.load("folder", root).class_ids == {0: 0, 255: 1}
+
+
 def test_an_id_among_masks_of_two_values_is_an_error_that_says_how_they_were_taken(root):
     (root / "classes.txt").write_text("background\ncrack\n")
-    for i in range(30):
-        Image.new("RGB", (4, 3)).save(root / f"images/{i}.jpg")
-        Image.fromarray(255 * (IDS > 0).astype("uint8")).save(root / f"masks/{i}.png")
+    for i in range(50):
+        add(root, f"{i}", 255 * (IDS > 0).astype("uint8"))
     Image.fromarray((IDS > 0).astype("uint8")).save(root / "masks/29.png")
     Image.fromarray(IDS * 0).save(root / "masks/a.png")
     dataset = datasets.load("folder", root)
@@ -207,11 +266,22 @@ def test_255_stays_void_where_masks_hold_three_values(root):
 )  # fmt: skip
 def test_a_file_of_classes_gives_names_ids_and_colors(tmp_path, name, text):
     (tmp_path / name).write_text(text)
-    assert class_files.find(tmp_path) == tmp_path / name
+    assert class_files.find(tmp_path) == [tmp_path / name]
     classes = class_files.read(tmp_path / name)
     assert classes.names == ["road", "sky"] and classes.palette == [(1, 2, 3), (4, 5, 6)]
     assert classes.ids == {0: 0, 1: 1, 2: 255, 255: 255}
     assert classes.colors == {(1, 2, 3): 0, (4, 5, 6): 1, (7, 8, 9): 2}
+
+
+def test_a_quoted_name_may_hold_a_number_sign(tmp_path):
+    (tmp_path / "class_dict.csv").write_text('"name","r","g","b"\n"C#",0,0,0\n"road",1,2,3\n')
+    assert class_files.read(tmp_path / "class_dict.csv").names == ["C#", "road"]
+
+
+def test_two_files_of_classes_that_differ_are_refused(root):
+    (root / "labelmap.txt").write_text("road:1,2,3::\n")
+    with pytest.raises(ValueError, match="classes.txt and .*labelmap.txt differ.* Keep the one"):
+        datasets.load("folder", root)
 
 
 def test_roboflows_file_gives_ids(tmp_path):
@@ -236,6 +306,8 @@ def test_labels_without_a_color_have_one_of_their_own(tmp_path):
         ("classes.txt", "# none\n", "names no class"),
         ("class_dict.csv", "road,1,2,3\n", "its first line must be name,r,g,b"),
         ("labelmap.txt", "road\n", "as CVAT writes it"),
+        ("classes.txt", "road;1;2;3\n", "and no header"),
+        ("classes.txt", "name\nroad\n", "and no header"),
         ("label_colors.txt", "1 2\n", "must be red green blue name"),
         ("label_colors.txt", "road\n", "must be red green blue name"),
         ("class_dict.csv", f"name,r,g,b\n{'x' * 140_000},1,2,3\n", "is no CSV: field larger"),
@@ -366,5 +438,5 @@ def test_an_empty_list_of_cvat_is_named(cvat):
 
 def test_a_name_in_cvats_list_without_a_mask_is_named(cvat):
     (cvat / "SegmentationClass/a.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"1 of 2 files.*SegmentationClass: a\."):
+    with pytest.raises(FileNotFoundError, match=r"1 of 2 files.*SegmentationClass: 'a'"):
         datasets.load("folder", cvat)

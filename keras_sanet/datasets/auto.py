@@ -5,8 +5,7 @@ import os
 from pathlib import Path
 
 from keras_sanet.datasets import class_files
-from keras_sanet.datasets.files import MASK_SUFFIXES, image_suffixes
-from keras_sanet.datasets.listing import folders_of, mask_folder
+from keras_sanet.datasets.listing import MASK_FOLDERS, folders_of, has_masks_beside, mask_folder
 
 _LOOKED_AT = 50  # JSON files, in which the keys of a format are looked for
 
@@ -17,21 +16,24 @@ _FILES = {
     "supervisely": [("meta.json", "*/ann"), ("*/meta.json", "*/*/ann")],
     "hf": [(f"{up}metadata.{kind}",) for up in ("", "*/") for kind in ("csv", "jsonl", "parquet")]
     + [("*.parquet",), ("*/*.parquet",)],
-    "nyuv2": [("nyu_depth_v2_labeled.mat",), ("RGB", "Label")],
+    "nyuv2": [
+        ("nyu_depth_v2_labeled.mat",), *((f"RGB/{i}.*", f"Label/{i}.png") for i in (0, 1)),
+    ],
     "sunrgbd": [("SUNRGBD", "SUNRGBDtoolbox"), ("image", "label37"), ("image", "semseg-label37")],
     "ade20k": [
-        (f"{up}images/{split}", f"{up}annotations/{split}")
+        (f"{up}images/{split}/ADE_*", f"{up}annotations/{split}/ADE_*")
         for up in ("", "ADEChallengeData2016/") for split in ("training", "validation")
     ],
     "cityscapes": [("leftImg8bit", "gtFine"), ("leftImg8bit", "gtCoarse")],
     "camvid": [
-        ("701_StillsRaw_full", "LabeledApproved_full"),
-        ("train", "trainannot"),
-        ("train/images", "train/labels"),
-        ("val/images", "val/labels"),
+        (f"{images}/{drive}*", masks) for drive in ("0001TP_", "0006R0_", "0016E5_", "Seq05VD_")
+        for images, masks in (
+            ("701_StillsRaw_full", "LabeledApproved_full"), ("train", "trainannot"),
+            ("train/images", "train/labels"), ("val/images", "val/labels"),
+        )
     ],
     "voc": [
-        (f"{up}ImageSets/Segmentation", f"{up}JPEGImages")
+        (f"{up}ImageSets/Segmentation/*.txt", f"{up}JPEGImages/20[01][0-9]_*")
         for up in ("", "VOC2012/", "VOCdevkit/VOC2012/")
     ],
 }  # fmt: skip
@@ -73,6 +75,10 @@ def detect(root):
     root = Path(root)
     if root.is_file() and root.suffix.lower() == ".json":
         return "coco", f"{root.name} is a JSON file"
+    if root.is_file():
+        raise FileNotFoundError(
+            f"{root} is a file. Unpack it if it is an archive, and give the folder."
+        )
     if not root.is_dir():
         raise FileNotFoundError(f"There is no folder {root}.")
     found = {}
@@ -83,7 +89,7 @@ def detect(root):
             continue  # its classes are in a file of its own
         for patterns in forms:
             paths = [next(root.glob(pattern), None) for pattern in patterns]
-            if all(paths):
+            if all(paths) and (paths[0].name != "metadata.csv" or _names_files(paths[0])):
                 names = (path.relative_to(root).as_posix() for path in paths)
                 found[name] = f"it holds {' and '.join(names)}"
                 break
@@ -98,11 +104,19 @@ def detect(root):
             "or keep its files alone."
         )
     if not found:
+        below = [folder for folder in folders_of(root) if hint(folder, "")]
+        inside = f" {below[0]} may be the folder to give." if len(below) == 1 else ""
         raise FileNotFoundError(
-            f"{root} is of no format that is known. Looked for: {'; '.join(_LOOKED_FOR)}. "
+            f"{root} is of no format that is known.{inside} Looked for: {'; '.join(_LOOKED_FOR)}. "
             f"It holds: {_content(root)}."
         )
     return next(iter(found.items()))
+
+
+def _names_files(file):
+    """Whether metadata is Hugging Face's: its first line has a column of files."""
+    with open(file, "rb") as opened:
+        return b"file_name" in opened.readline(4096)
 
 
 def hint(root, name):
@@ -116,25 +130,23 @@ def hint(root, name):
 
 def _folder_reason(root):
     parts = folders_of(root)
-    file = class_files.find(root) or next(filter(None, map(class_files.find, parts)), None)
+    file, *_ = class_files.find(root) or sum(map(class_files.find, parts), []) or [None]
     if file is None:
         with_masks = all((root / name).is_dir() for name in ("images", "masks"))
         return "it holds images and masks" if with_masks else None
-    there = [path for path in ("images", "ImageSets/Segmentation") if (root / path).is_dir()]
-    there += [f"{path.name}/images" for path in parts if (path / "images").is_dir()]
-    there += [path.name for path in parts if mask_folder(path)]
-    beside = [path for path in (root, *parts) if _has_both(path)]
+    there = [f"{path.name}/images" for path in parts if _has_masks(path)]
+    there += [path.name for path in parts if mask_folder(path) or path.name == "SegmentationClass"]
+    there = ["images"] * _has_masks(root) + there
+    beside = [path for path in (root, *parts) if has_masks_beside(path)]
     if not there and not beside:
         return None
     where = there[0] if there else f"masks beside the images in {beside[0].name}"
     return f"it holds {file.relative_to(root)} and {where}"
 
 
-def _has_both(folder):
-    """Whether a folder holds several pictures, one of which may be a mask."""
-    names = [path.suffix.lower() for path in folder.iterdir() if path.is_file()]
-    pictures = [suffix for suffix in names if suffix in image_suffixes()]
-    return len(pictures) > 1 and any(suffix in MASK_SUFFIXES for suffix in pictures)
+def _has_masks(folder):
+    """Whether a folder holds images/ and a folder of masks."""
+    return (folder / "images").is_dir() and any((folder / name).is_dir() for name in MASK_FOLDERS)
 
 
 def _json_formats(root):

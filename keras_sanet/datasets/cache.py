@@ -84,7 +84,11 @@ class _Cached(Frame):
         if isinstance(self.source, Frame):
             status, name = os.stat(self.file), str(self.source).replace(str(self.file), "", 1)
             of_file = (str(self.file.resolve()), name, status.st_size, status.st_mtime_ns)
-            digest.update(f"{of_file} {self.image} {self.source.identity()}".encode())
+            digest.update(
+                f"{of_file} {self.image} {self.source.identity()}".encode(
+                    "utf-8", "surrogateescape"
+                )
+            )
         else:
             digest.update(Path(self.source).read_bytes())
         return digest.hexdigest()

@@ -10,10 +10,11 @@
 | `class_names.txt` | `name` | number of the line | LabelMe's converter |
 
 A class named void or `__ignore__` is not learnt: its id and its color become 255. In every file but
-Roboflow's and CamVid's `#` starts a comment.
+Roboflow's and CamVid's `#` starts a comment. Lines without anything else are not counted.
 """
 
 import csv
+import os
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -43,8 +44,8 @@ class Classes(NamedTuple):
 
 
 def find(folder):
-    """The path of the first of the files above that a folder holds, or None."""
-    return next((Path(folder, name) for name in _READERS if Path(folder, name).is_file()), None)
+    """The paths of the files above that a folder holds."""
+    return [path for name in _READERS if os.path.isfile(path := Path(folder, name))]
 
 
 def read(path):
@@ -107,19 +108,24 @@ def _color(parts, path, line, form):
 
 def _classes_txt(path):
     for index, line in enumerate(_lines(path)):
+        if re.search(r"[;\t]\s*[0-9]", line) or index == 0 and line.lower() in ("name", "class"):
+            raise FileError(
+                f"{path}: {line!r} must be a name, or name,red,green,blue, and no header."
+            )
         name, *color = (part.strip() for part in line.split(","))
         yield index, name, _color(color, path, line, "a name, or name,red,green,blue")
 
 
 def _class_dict(path):
-    header, *lines = _lines(path) or [""]
-    if [word.strip().lower() for word in header.split(",")] != ["name", "r", "g", "b"]:
-        raise FileError(f"{path}: its first line must be name,r,g,b. It is {header!r}.")
+    lines = [line for line in _lines(path, comments=False) if not line.startswith("#")]
     try:
-        for index, (name, *color) in enumerate(csv.reader(lines)):
-            yield index, name.strip(), _color(color, path, lines[index], "name,r,g,b")
+        header, *rows = csv.reader(lines, strict=True, skipinitialspace=True) if lines else [[]]
     except csv.Error as error:
         raise FileError(f"{path} is no CSV: {error}.") from error
+    if [word.strip().lower() for word in header] != ["name", "r", "g", "b"]:
+        raise FileError(f"{path}: its first line must be name,r,g,b. It is {','.join(header)!r}.")
+    for index, (name, *color) in enumerate(rows):
+        yield index, name.strip(), _color(color, path, ",".join([name, *color]), "name,r,g,b")
 
 
 def _label_colors(path):
@@ -139,8 +145,9 @@ def _labelmap(path):
 
 
 def _roboflow(path):
-    _, *lines = _lines(path, comments=False) or [""]
-    for line in lines:
+    for index, line in enumerate(_lines(path, comments=False)):
+        if index == 0 and not line[0].isdigit():
+            continue  # the header
         file_id, _, name = (part.strip() for part in line.partition(","))
         if not re.fullmatch("[0-9]{1,5}", file_id):
             raise FileError(f"{path}: {line!r} must be an id and a name, as in '1, road'.")

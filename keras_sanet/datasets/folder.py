@@ -29,6 +29,7 @@ from keras_sanet.datasets.dataset import Dataset, identity
 from keras_sanet.datasets.files import MASK_SUFFIXES, VOID, image_suffixes, open_mask, read_text
 from keras_sanet.datasets.info import distinct_color
 from keras_sanet.datasets.listing import (
+    MASK_FOLDERS,
     divide,
     folders_of,
     mask_folder,
@@ -39,7 +40,6 @@ from keras_sanet.datasets.listing import (
     split_name,
 )
 
-_MASK_FOLDERS = ("masks", "labels", "annotations")
 _LOOKED_AT = 20  # masks, to tell whether they have two values
 _VOC = "ImageSets/Segmentation"
 
@@ -71,6 +71,9 @@ def load(root, *, tolerance=0, binary=True):
     names = {file_id: (classes.names + ["void"])[i if i != VOID else -1]
              for file_id, i in classes.ids.items()}  # fmt: skip
     table = ColorTable(classes.colors, classes.ids, names, tolerance)
+    table.decide(
+        _spread([sample.mask for group in splits.values() for sample in group])[:_LOOKED_AT]
+    )
     dataset = Dataset(
         root.name,
         classes.names,
@@ -84,11 +87,8 @@ def load(root, *, tolerance=0, binary=True):
 
 
 def _read_classes(root):
-    """The `Classes` of the folder or, where they say the same, of its splits."""
-    file = class_files.find(root)
-    if file is not None:
-        return class_files.read(file)
-    files = [file for folder in folders_of(root) if (file := class_files.find(folder))]
+    """The `Classes` of the files in the folder or else in its splits, which must say the same."""
+    files = class_files.find(root) or sum(map(class_files.find, folders_of(root)), [])
     if not files:
         raise FileNotFoundError(
             f"There is no file {root / 'classes.txt'}. It has a line a class, in order of the ids: "
@@ -98,7 +98,8 @@ def _read_classes(root):
     for other in others:
         if (other.names, other.ids, other.colors) != (first.names, first.ids, first.colors):
             raise ValueError(
-                f"{first.file} and {other.file} differ, and must name the same classes."
+                f"{first.file} and {other.file} differ, and must name the same classes. Keep the "
+                "one that the masks were made with."
             )
     return first
 
@@ -107,6 +108,9 @@ def _find(root, suffixes, left_out):
     """Dict from a split to samples; from None where there are no splits."""
     if (root / _VOC).is_dir():
         return _find_listed(root, suffixes, left_out)
+    if (root / "SegmentationClass").is_dir():  # of LabelMe's converter
+        folders = root / "JPEGImages", root / "SegmentationClass"
+        return {None: pair(*folders, left_out, suffixes)}
     if (root / "images").is_dir():
         masks = _mask_folder(root)
         parts = [folder.name for folder in folders_of(root / "images")]
@@ -131,6 +135,8 @@ def _find(root, suffixes, left_out):
         )
     beside = {folder: pair_beside(folder, left_out, suffixes) for folder in folders_of(root)}
     if any(beside.values()):
+        for folder in [folder for folder, pairs in beside.items() if not pairs]:
+            left_out.setdefault("folders without masks", []).append(folder)
         return _by_split((folder.name, pairs) for folder, pairs in beside.items() if pairs)
     if pairs := pair_beside(root, left_out, suffixes):
         return {None: pairs}
@@ -149,7 +155,7 @@ def _by_split(found):
 
 
 def _mask_folder(root):
-    there = [root / name for name in _MASK_FOLDERS if (root / name).is_dir()]
+    there = [root / name for name in MASK_FOLDERS if (root / name).is_dir()]
     if not there:
         raise FileNotFoundError(
             f"There is no folder {root / 'masks'}. A data set of one's own has images/, masks/ and "
@@ -164,10 +170,16 @@ def _find_listed(root, suffixes, left_out):
     """The splits of lists of names."""
     splits = {}
     for file in sorted((root / _VOC).glob("*.txt")):
-        names = [name for name in read_text(file).splitlines() if name.strip()]
+        names = read_text(file).split("\n")
+        names = [name.strip() for name in names if name.strip()]
         folders = root / "JPEGImages", root / "SegmentationClass"
         samples = pair_names(file, names, *folders, suffixes)
-        splits[None if file.stem.lower() == "default" else split_name(file.stem)] = samples
+        split = None if file.stem.lower() == "default" else split_name(file.stem)
+        if split in splits:
+            raise ValueError(
+                f"{root / _VOC} has two lists of the split {split!r}, one of them {file}."
+            )
+        splits[split] = samples
     if len(splits) > 1 and None in splits:
         splits["default"] = splits.pop(None)
     if not splits:
@@ -175,19 +187,28 @@ def _find_listed(root, suffixes, left_out):
     return splits
 
 
+def _spread(items):
+    """The items in another order, the first of which are spread over all."""
+    step = max(1, len(items) // _LOOKED_AT)
+    return [item for start in range(step) for item in items[start::step]]
+
+
 def _as_binary(dataset):
     """The data set with 0 as background and the masks' other value as the one class, where they
     have those two values; else None."""
     if dataset.num_classes > 2 or dataset.class_ids != identity(dataset.num_classes):
         return None  # the file of the classes names a void of its own
-    samples = [sample for group in dataset.splits.values() for sample in group]
-    step = max(1, len(samples) // _LOOKED_AT)
     found = set()
-    for sample in samples[::step][:_LOOKED_AT]:
+    samples = _spread([sample for group in dataset.splits.values() for sample in group])
+    for number, sample in enumerate(samples):
+        if number >= _LOOKED_AT and len(found) > 1:
+            break
         try:
             found.update(np.unique(open_mask(dataset.mask_of(sample))).tolist())
         except (OSError, ValueError):
             continue  # whoever reads it next is told
+        if not found <= {0, 1, 255} or found >= {1, 255}:
+            return None
     one_class = dataset.num_classes == 1
     if found != {0, 255} and not (one_class and found == {0, 1}):
         return None
@@ -196,13 +217,14 @@ def _as_binary(dataset):
         names, palette = ["background", *names], [(0, 0, 0), palette[0]]
         if palette[1] == palette[0]:
             palette[1] = distinct_color(0)
-    value = max(found)
+    value = int(max(found))
     said = f"0 in the masks is {names[0]}, and {value} is {names[1]}"
     return dataclasses.replace(
         dataset,
         class_names=names,
         palette=palette,
-        class_ids={0: 0, int(value): 1},
+        class_ids={0: 0, value: 1},
+        color_table=ColorTable({}, {0, value}, {}),
         notes=[f"{said}: they hold these two values alone."],
         hint=f"The first ones hold 0 and {value} alone, so {said}: `binary=False` if not.",
     )

@@ -30,6 +30,7 @@ _SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val",
     "dev": "val", "test": "test", "testing": "test",
 }  # fmt: skip
+MASK_FOLDERS = ("masks", "labels", "annotations")  # beside images/
 _MASK_FOLDER_ENDS = ("_labels", "_masks", "_label", "_mask", "_annotations", "_gt", "annot")
 _MASK_AT_END = re.compile(rf"(?<=.)[-_. ]({_MASK_WORDS}|l)$")
 _MASK_AT_START = re.compile(rf"^({_MASK_WORDS})[-_. ](?=.)")
@@ -135,9 +136,10 @@ def warn(source, left_out):
 
 
 def folders_of(folder):
-    """The folders in a folder, sorted by name; hidden ones are none."""
+    """The folders in a folder, sorted by name, but hidden ones and those that can't be opened."""
     there = folder.iterdir() if folder.is_dir() else ()
-    return sorted(path for path in there if path.is_dir() and not path.name.startswith("."))
+    there = (path for path in there if path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in there if os.access(path, os.R_OK | os.X_OK))
 
 
 def mask_folder(folder):
@@ -210,16 +212,7 @@ def pair_beside(folder, left_out, suffixes=MASK_SUFFIXES):
     """
     others = {}
     files = _list(folder, image_suffixes(), others)
-    stems = {stem for path in files for stem in _forms(path.stem, path.name)}
-    masks = []
-    for path in files:
-        stem = path.stem.casefold()
-        forms = {_MASK_AT_END.sub("", stem), _MASK_AT_START.sub("", stem)} - {stem}
-        if path.suffix.lower() in suffixes and forms & stems:
-            masks.append(path)
-    if not masks:
-        lossy = {path.stem for path in files if path.suffix.lower() not in MASK_SUFFIXES}
-        masks = [p for p in files if p.suffix.lower() in MASK_SUFFIXES and p.stem in lossy]
+    masks = _masks_among(files, suffixes)
     if not masks:
         return []
     images = [path for path in files if path not in set(masks)]
@@ -231,6 +224,26 @@ def pair_beside(folder, left_out, suffixes=MASK_SUFFIXES):
     used = set(found.values())
     _add({UNUSED: [mask for mask in masks if mask not in used]}, left_out)
     return [Sample(image, found[image]) for image in images]
+
+
+def has_masks_beside(folder):
+    """Whether `pair_beside` finds a mask."""
+    return bool(_masks_among(_list(folder, image_suffixes(), {}), MASK_SUFFIXES))
+
+
+def _masks_among(files, suffixes):
+    """The files of a folder that are masks of others, told by their names."""
+    stems = {stem for path in files for stem in _forms(path.stem, path.name)}
+    masks = []
+    for path in files:
+        stem = path.stem.casefold()
+        forms = {_MASK_AT_END.sub("", stem), _MASK_AT_START.sub("", stem)} - {stem}
+        if path.suffix.lower() in suffixes and forms & stems:
+            masks.append(path)
+    if not masks:
+        lossy = {path.stem for path in files if path.suffix.lower() not in MASK_SUFFIXES}
+        masks = [p for p in files if p.suffix.lower() in MASK_SUFFIXES and p.stem in lossy]
+    return masks
 
 
 def pair_names(file, names, images, masks, suffixes=MASK_SUFFIXES):
@@ -258,15 +271,18 @@ def pair_names(file, names, images, masks, suffixes=MASK_SUFFIXES):
         )
     found = []
     for folder, allowed in ((images, image_suffixes()), (masks, suffixes)):
-        there = {
-            path.relative_to(folder).with_suffix("").as_posix(): path
-            for path in visible_files(folder)
-            if path.suffix.lower() in allowed
-        }
+        there = {}
+        for path in sorted(visible_files(folder)):
+            if path.suffix.lower() in allowed:
+                name = path.relative_to(folder).with_suffix("").as_posix()
+                if there.setdefault(name, path) != path and name in names:
+                    raise ValueError(
+                        f"{there[name]} and {path} are both {name!r}. Keep one of them."
+                    )
         if missing := [name for name in names if name not in there]:
             raise FileNotFoundError(
                 f"{len(missing)} of {len(names)} files that {file} lists are not in {folder}: "
-                f"{', '.join(missing[:3])}."
+                f"{', '.join(map(repr, missing[:3]))}."
             )
         found.append([there[name] for name in names])
     return [Sample(*paths) for paths in zip(*found)]
