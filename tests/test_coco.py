@@ -229,6 +229,20 @@ def test_a_category_void_is_void(tmp_path):
     assert only_mask(tmp_path, class_names=["a"]) == square(255)
 
 
+def test_a_category_called_background_is_the_background(tmp_path):
+    categories = [{"id": 0, "name": "background"}, {"id": 1, "name": "door"}]
+    save(tmp_path, [annotation()], categories=categories)
+    assert coco.load(tmp_path).class_names == ["background", "door"]
+    assert only_mask(tmp_path) == square()
+
+
+def test_whole_floats_are_sizes(tmp_path):
+    save(tmp_path, [annotation()], images=[image()])
+    text = (tmp_path / "labels.json").read_text()
+    (tmp_path / "labels.json").write_text(text.replace('"width": 12', '"width": 12.0'))
+    assert only_mask(tmp_path) == square()
+
+
 def test_pictures_without_annotations_are_all_background(tmp_path):
     save(tmp_path, [])
     assert only_mask(tmp_path) == square(0)

@@ -351,7 +351,21 @@ def test_shards_that_are_not_all_or_not_of_one_are_refused(shards, model, tmp_pa
         join([folders[0], tmp_path / "flip"])
 
 
-@pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1,), (1.0, 2), "12"])
+def test_more_shards_than_images_are_joined_too(model, tmp_path):
+    dataset = write(tmp_path / "data", PAIRS[:2])
+    folders = [tmp_path / f"{i}" for i in (1, 2, 3)]
+    for i, folder in enumerate(folders, 1):
+        evaluate(model, dataset, "val", folder=folder, shard=(i, 3))
+    assert join(folders).as_dict() == evaluate(model, dataset, "val").as_dict()
+
+
+def test_a_shard_says_that_it_is_one(shards):
+    _, whole, (folder, _) = shards
+    assert load(folder).source == f"{load(whole).source}, shard 2/2"
+    assert "shard 2/2" in (folder / "evaluation.txt").read_text()
+
+
+@pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1,), (1.0, 2), "12", 2])
 def test_a_shard_is_one_of_n(shards, model, shard):
     with pytest.raises(ValueError, match="`shard` must be"):
         evaluate(model, shards[0], "val", shard=shard)

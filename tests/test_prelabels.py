@@ -158,3 +158,10 @@ def test_two_images_of_one_name_are_refused(tmp_path, tool):
     with pytest.raises(ValueError, match="two images a.png"):
         prelabels.write(tool, tmp_path / "out", pictures, NAMES, None)
     assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("name", [" road", "road\nsky", "_background_"])
+@pytest.mark.parametrize("tool", prelabels.WRITERS)
+def test_names_that_tools_give_back_otherwise_are_refused(tmp_path, tool, name):
+    with pytest.raises(ValueError, match="tools give other names back"):
+        prelabels.write(tool, tmp_path, [], [name], None)

@@ -18,7 +18,6 @@ from keras_sanet.cli.options import (
     count,
     duration,
     integer,
-    kind_of_data,
     load_dataset,
     positive,
 )
@@ -38,7 +37,7 @@ def add_commands(commands):
     parser.add_argument(
         "experiments", nargs="+", choices=titles, metavar="EXPERIMENT", help="some of those below"
     )
-    add_dataset(parser, rare=True)
+    add_dataset(parser, rare=True, default="scenes")
     group = Group(parser, "experiments", experiments.add_costs)
     add = group.add
     add("output", "folder, new or to go on with [ablation/DATASET]", metavar="FOLDER")
@@ -82,9 +81,7 @@ def ablate(options):
     each experiment, a table (.md), the differences from its first row and the curves (.png).
     Table II needs no training.
     """
-    if options.dataset is None and options.data is None:
-        options.dataset = "scenes"
-    folder = Path(options.output or f"ablation/{kind_of_data(options)}")
+    folder = Path(options.output or f"ablation/{options.dataset}")
     asked = list(dict.fromkeys(options.experiments))
     if "all" in asked:
         asked = [*experiments.EXPERIMENTS, "table2"]

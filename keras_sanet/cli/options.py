@@ -62,7 +62,7 @@ def shard(text):
 SIZE = {"type": integer, "nargs": 2, "metavar": ("HEIGHT", "WIDTH")}
 RANGE = {"type": float, "nargs": 2, "metavar": ("LEAST", "MOST")}
 VERBOSE = {"type": int, "choices": (0, 1, 2)}
-KIND = "its format or name, see `keras-sanet datasets` [auto]"
+KIND = "its format or name, see `keras-sanet datasets`"
 _METAVARS = {int: "N", integer: "N", count: "N", seed: "N", float: "X", positive: "X"}
 
 
@@ -159,14 +159,18 @@ def shown(value):
 # Options of several commands
 
 
-def add_dataset(parser, rare=False):
+def add_dataset(parser, rare=False, default="auto"):
     """Adds the options that name a data set, those for slow or odd ones as rare ones if `rare`.
+
+    A default other than "auto" holds without --data, too.
 
     Returns:
         The `Group` of the others.
     """
     group = Group(parser, "data")
-    group.add("dataset", KIND, choices=datasets.names(), metavar="KIND")
+    group.add("dataset", f"{KIND} [{default}]", choices=datasets.names(), metavar="KIND")
+    if default != "auto":
+        parser.set_defaults(dataset=default)
     add_folder(group, Group(parser, "reading of the data", rare=True) if rare else group)
     return group
 

@@ -57,7 +57,7 @@ _FORMS = (
 _DOCUMENT = dict.fromkeys(("images", "annotations", "categories"), annotations.DICTS)
 _ID = ("an integer or a text", lambda value: type(value) in (int, str))
 _NAME = ("a text", lambda value: is_text(value) and value.strip() != "")
-_LENGTH = ("an integer from 1, or left out", lambda value: value is None or is_int(value, 1))
+_LENGTH = ("an integer from 1, or left out", lambda n: n is None or is_int(_whole(n), 1))
 _PICTURE = {"id": _ID, "file_name": _NAME, "width": _LENGTH, "height": _LENGTH}
 _CATEGORY = {"id": _ID, "name": _NAME}
 _ANNOTATION = {"image_id": _ID, "category_id": _ID}
@@ -72,7 +72,7 @@ def load(root, *, background="other", overlap="smaller", class_names=None):
     Args:
         root: the folder, or its JSON file.
         background: class of the pixels without annotation, which comes first if it is no category;
-            None for void.
+            None for void. "other" is a category "background", if there is one.
         overlap: which of several annotations has a pixel: "smaller", "later" in the file, or "void"
             for none; see `DrawnMask`.
         class_names: the categories in order of the ids that they get; None for the file's order.
@@ -93,6 +93,8 @@ def load(root, *, background="other", overlap="smaller", class_names=None):
     labels = _labels([(file, content) for _, file, content, _ in parts], class_names)
     if not label_ids(labels, None)[0]:
         raise _error(f"{parts[0][1]}: `categories`", "they name no class")
+    if background == "other" and "other" not in labels and "background" in labels:
+        background = "background"  # which the file itself has
     names, ids, rest = label_ids(labels, background)
     splits, used, folders = {}, set(), {}
     for split, file, content, places in parts:
@@ -137,6 +139,11 @@ class _Runs(Shape):
             return cut_out(runs_to_mask(counts, height, width))
         except ShapeError as error:
             raise ShapeError(f"annotations[{self.index}]: {error}") from None
+
+
+def _whole(number):
+    """A float without a fraction as an integer: some tools write 640.0."""
+    return int(number) if isinstance(number, float) and number.is_integer() else number
 
 
 def _find(root):
@@ -240,7 +247,9 @@ def _pictures(file, content, folders):
                 if key in taken:
                     raise ShapeError(f"the {what} {key} is that of {taken[key]} too")
                 taken[key] = where
-            size = annotations.picture_size((image.get("width"), image.get("height")), path)
+            size = annotations.picture_size(
+                tuple(_whole(image.get(n)) for n in ("width", "height")), path
+            )
         pictures[image["id"]] = _Picture(name, path, folder, size, [])
     if missing:
         raise FileNotFoundError(

@@ -163,6 +163,11 @@ def _prepared(path, class_names):
     """A path whose folder is there, once the names are checked."""
     if label_ids(check_names(class_names), None)[0] != [*class_names]:
         raise ValueError(f"`class_names` must have no void. Received: {class_names}.")
+    if strange := [n for n in class_names if n != " ".join(n.split()) or n == "_background_"]:
+        raise ValueError(
+            "`class_names` must have single blanks between words alone, and no `_background_`, or "
+            f"tools give other names back. Received: {strange}."
+        )
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     return Path(path)
 

@@ -76,6 +76,7 @@ def evaluate(
         with _files.locked(folder):
             keep = _resume(result, model, dataset, split, shard, folder)
             _count(result, model, dataset, split, samples, verbose, mode, keep)
+            result.source = _source(result.source, shard)
             result.save(folder)
     if result.doubt:
         warnings.warn(result.doubt, AbsentClasses, stacklevel=2)
@@ -84,7 +85,8 @@ def evaluate(
 
 def check_shard(shard):
     """(I, N) of integers, 1 <= I <= N."""
-    if not (is_list(list(shard), is_int, 1) and len(shard) == 2 and shard[0] <= shard[1]):
+    given = list(shard) if isinstance(shard, (list, tuple)) else []
+    if not is_list(given, is_int, 1) or len(given) != 2 or given[0] > given[1]:
         raise ValueError(f"`shard` must be (I, N) with 1 <= I <= N. Received: {shard}.")
     return tuple(shard)
 
@@ -92,6 +94,11 @@ def check_shard(shard):
 def _of_shard(items, shard):
     """Every N-th item from the I-th on."""
     return items[shard[0] - 1 :: shard[1]]
+
+
+def _source(source, shard):
+    """What a result is of, in words."""
+    return source if shard[1] == 1 else f"{source}, shard {shard[0]}/{shard[1]}"
 
 
 def _count(result, model, dataset, split, samples, verbose, mode, keep=None):
@@ -131,7 +138,9 @@ def load(folder):
     """
     header, entries = _read(folder)
     _check_images(entries, header, folder)
-    return _evaluation(header, entries)
+    result = _evaluation(header, entries)
+    result.source = _source(result.source, header.get("shard", (1, 1)))
+    return result
 
 
 def join(folders, folder=None):
@@ -313,6 +322,9 @@ def _resume(result, model, dataset, split, shard, folder):
             f"its images are not the first ones of {result.source}, in their order. Did two "
             "processes write it?"
         )
+
+    if not found and not _of_shard(names, shard):  # the others are joined with it
+        journal.append(header)
 
     def keep(image, cells, pixels, instances):
         if not found and not result.images:
