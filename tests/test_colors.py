@@ -54,6 +54,12 @@ def test_a_palette_of_other_colors_gives_its_indexes(root):
     np.testing.assert_array_equal(read(root, image), TRUTH)
 
 
+def test_a_palette_with_one_color_for_several_indexes_gives_its_indexes(root):
+    image = Image.fromarray(IDS).convert("P")
+    image.putpalette([0, 0, 0, *COLORS[0].tolist() * 255])
+    np.testing.assert_array_equal(read(root, image), TRUTH)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA"])
 @pytest.mark.parametrize("classes", [CLASSES, "building\nland\nvoid\n"])
 def test_a_gray_mask_gives_its_ids_in_whatever_mode_it_was_saved(root, mode, classes):

@@ -78,7 +78,9 @@ class ColorTable:
                 continue
             found = self._find(packed)[0] > 0
             may_be_ids = values is not None and self.ids.issuperset(values.tolist())
-            if kind != "gray":  # and no color says another id
+            if len(set(packed.tolist())) < len(packed):  # indexes of one color, which says nothing
+                found = np.zeros_like(found)
+            elif kind != "gray":  # and no color says another id
                 may_be_ids = may_be_ids and self._agree(values, packed)
             # White that is a class's is no void.
             white = kind == "gray" and found.all() and 0xFFFFFF in packed
