@@ -72,10 +72,10 @@ def alike(first, second):
     """
     pairs = []
     for start in range(0, len(second) if len(first) else 0, _BLOCK):
-        best, where = np.full(len(second[start : start + _BLOCK]), -1.0), 0
-        where = np.zeros(len(best), int)
+        block = second[start : start + _BLOCK]
+        best, where = np.full(len(block), -1.0), np.zeros(len(block), int)
         for other in range(0, len(first), _BLOCK):
-            found = second[start : start + _BLOCK] @ first[other : other + _BLOCK].T
+            found = block @ first[other : other + _BLOCK].T
             nearest = found.argmax(1)
             values = found[np.arange(len(found)), nearest]
             where = np.where(values > best, nearest + other, where)

@@ -204,7 +204,7 @@ def predict_files(
                     if kind == "overlay":
                         picture = visualization.overlay(image, mask, colors)
                     Image.fromarray(picture).save(path)
-            yield source, mask.astype("uint8")
+            yield source, mask
 
     if labels:
         written += prelabels.write(labels[0], output, predicted(), names, palette)

@@ -96,6 +96,15 @@ def test_a_folder_above_the_data_names_it(tmp_path):
         auto.detect(tmp_path)
 
 
+def test_only_one_level_below_a_folder_is_looked_at(tmp_path, monkeypatch):
+    write(tmp_path / "a/b/c/d", FILES["cvat"][0])
+    looked, formats = [], auto._formats
+    monkeypatch.setattr(auto, "_formats", lambda root: looked.append(root) or formats(root))
+    with pytest.raises(FileNotFoundError, match="of no format that is known. Looked for"):
+        auto.detect(tmp_path)
+    assert looked == [tmp_path, tmp_path / "a"]
+
+
 def test_an_archive_is_to_be_unpacked(tmp_path):
     (tmp_path / "a.zip").write_text("")
     with pytest.raises(FileNotFoundError, match="a.zip is a file. Unpack it"):

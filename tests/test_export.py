@@ -230,7 +230,7 @@ def test_an_exported_graph_has_one_node_a_convolution_groups_and_dilation_includ
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX writes programs of XLA")
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX writes programs of XLA, PyTorch none")
 def test_a_saved_model_has_no_grouped_convolution_which_some_processors_refuse(exported):
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2

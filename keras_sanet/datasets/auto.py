@@ -7,9 +7,9 @@ from pathlib import Path
 from keras_sanet.datasets import class_files
 from keras_sanet.datasets.listing import MASK_FOLDERS, folders_of, has_masks_beside, mask_folder
 
-_LOOKED_AT = 50  # JSON files, in which the keys of a format are looked for
+_LOOKED_AT = 50  # JSON files, and folders below one that is of no format
 
-# Files and folders that a format has, and what it can't have. Names are patterns of `Path.glob`.
+# Files and folders that a format has, each tuple together; patterns of `Path.glob`.
 _FILES = {
     "coco": [("*/_annotations.coco.json",), ("annotations/instances_*.json",)],
     "cvat": [("annotations.xml",)],
@@ -81,6 +81,25 @@ def detect(root):
         )
     if not root.is_dir():
         raise FileNotFoundError(f"There is no folder {root}.")
+    found = _formats(root)
+    if len(found) > 1:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in found.items())
+        raise ValueError(
+            f"{root} may be of several formats. {reasons}. Name the one to read as the data set, "
+            "or keep its files alone."
+        )
+    if not found:
+        below = [folder for folder in folders_of(root)[:_LOOKED_AT] if len(_formats(folder)) == 1]
+        inside = f" {below[0]} may be the folder to give." if len(below) == 1 else ""
+        raise FileNotFoundError(
+            f"{root} is of no format that is known.{inside} Looked for: {'; '.join(_LOOKED_FOR)}. "
+            f"It holds: {_content(root)}."
+        )
+    return next(iter(found.items()))
+
+
+def _formats(root):
+    """Dict from the formats that a folder may be in to what each is told by."""
     found = {}
     if reason := _folder_reason(root):
         found["folder"] = reason
@@ -97,20 +116,7 @@ def detect(root):
         found.setdefault(name, f"{file.relative_to(root)} has its keys")
     if "supervisely" in found:  # whose annotations are JSON files too
         found.pop("label_studio", None)
-    if len(found) > 1:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in found.items())
-        raise ValueError(
-            f"{root} may be of several formats. {reasons}. Name the one to read as the data set, "
-            "or keep its files alone."
-        )
-    if not found:
-        below = [folder for folder in folders_of(root) if hint(folder, "")]
-        inside = f" {below[0]} may be the folder to give." if len(below) == 1 else ""
-        raise FileNotFoundError(
-            f"{root} is of no format that is known.{inside} Looked for: {'; '.join(_LOOKED_FOR)}. "
-            f"It holds: {_content(root)}."
-        )
-    return next(iter(found.items()))
+    return found
 
 
 def _names_files(file):

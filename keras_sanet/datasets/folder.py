@@ -68,8 +68,10 @@ def load(root, *, tolerance=0, binary=True):
     splits = _find(root, suffixes, left_out)
     if None in splits:
         splits = divide(splits[None])
-    names = {file_id: (classes.names + ["void"])[i if i != VOID else -1]
-             for file_id, i in classes.ids.items()}  # fmt: skip
+    names = {
+        file_id: "void" if class_id == VOID else classes.names[class_id]
+        for file_id, class_id in classes.ids.items()
+    }
     table = ColorTable(classes.colors, classes.ids, names, tolerance)
     table.decide(
         _spread([sample.mask for group in splits.values() for sample in group])[:_LOOKED_AT]

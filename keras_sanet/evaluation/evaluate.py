@@ -308,8 +308,8 @@ def _resume(result, model, dataset, split, shard, folder):
     check_header(header, f"{journal.path} can't keep this evaluation:", "Leave `folder` out.")
     entries = journal.read()
     found = next(entries, None)
-    names_of = {*header, *(found or ())} & {*header, "shard"}
-    different = [n for n in sorted(names_of) if found and header.get(n) != found.get(n)]
+    entries_of = dict.fromkeys((*header, "shard"))
+    different = [name for name in entries_of if found and header.get(name) != found.get(name)]
     if different:
         raise ValueError(
             f"{folder} holds an evaluation of another {' and '.join(different)}. Give another "
